@@ -1,0 +1,39 @@
+"""A spatial memory of latents, after *Latent Spatial Memory for Video World Models* (arXiv 2606.09828).
+
+An image and a camera path become a video; between segments, a sparse 3D grid of the generator's own latents remembers.
+
+The names below are loaded at first use: `import mirage_nb` itself loads no library, so that the command line answers
+at once and the memory can be used where Open3D or diffusers cannot.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "Cameras": "cameras",
+    "camera_path": "trajectories",
+    "lift": "lifting",
+    "LatentGrid": "grid",
+    "Readout": "reprojection",
+    "reproject": "reprojection",
+    "MiragePipeline": "pipeline",
+    "MirageOutput": "pipeline",
+    "Room": "worlds.rooms",
+}
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

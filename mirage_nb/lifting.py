@@ -1,0 +1,169 @@
+"""Stage 1, feature lifting: every latent cell becomes a point in the world that carries the cell's token.
+
+The paper back-projects the C x h x w latent of a frame with its depth and pose; the intrinsics of the latent grid are
+the image's, divided by the VAE's stride s. Two details decide whether the points are in the right place:
+
+* a cell's point lies on the ray through the cell's *centre* (u + 0.5), see `mirage_nb.cameras`;
+* the cell's depth is the median of the depths in it, one that was really measured. A mean would mix the two sides of
+  a depth edge into a point that hangs in the air between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+
+MIN_VALID = 0.25  # share of a cell's pixels whose depth must be known
+MAX_MEDIAN_DEPTH = 200.0  # metres; a median beyond it means that the unit is wrong
+
+
+@dataclass(frozen=True)
+class Points:
+    """P lifted tokens, ordered by frame, then row, then column.
+
+    Attributes:
+        positions: (P, 3) float32 world coordinates in metres.
+        tokens: (P, C) latent vectors, in the dtype of the latents.
+        footprints: (P,) float32, width in metres of the surface patch that a cell sees: depth * stride / fx.
+        frame: (P,) int64, which camera saw the point.
+        cell: (P,) int64, the cell it was seen in, row * w + column.
+    """
+
+    positions: Tensor
+    tokens: Tensor
+    footprints: Tensor
+    frame: Tensor
+    cell: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index) -> Points:
+        """Select points with a slice, a mask or an index tensor."""
+        return Points(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device) -> Points:
+        return Points(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def check_depth(depth: Tensor, cameras: Cameras) -> None:
+    """Raise ValueError where z-depth (N, H, W) cannot be meant: shape, dtype, sign, unit, nothing known."""
+    if not isinstance(depth, Tensor) or depth.ndim != 3 or len(depth) != len(cameras):
+        shape = tuple(getattr(depth, "shape", ()))
+        raise ValueError(f"depth: expected (N, H, W) metres for {len(cameras)} cameras, got shape {shape}")
+    if not depth.is_floating_point():
+        raise ValueError(f"depth: expected floating-point metres, got {depth.dtype} (millimetres? divide by 1000)")
+    if (depth < 0).any():
+        raise ValueError("depth: expected metres > 0, or 0 where unknown; found negative values")
+    known = depth[torch.isfinite(depth) & (depth > 0)]
+    if not len(known):
+        raise ValueError("depth: no value is known (all are 0, NaN or infinite)")
+    if (known > MAX_MEDIAN_DEPTH).float().mean() > 0.5:
+        raise ValueError(f"depth: the median is {known.median():.0f} m; expected metres, these look like millimetres")
+
+
+def latent_stride(latents: Tensor, cameras: Cameras) -> int:
+    """Pixels per latent cell, checked: latents (N, C, h, w) of N images of `cameras.size` pixels."""
+    if not isinstance(latents, Tensor) or latents.ndim != 4 or len(latents) != len(cameras):
+        shape = tuple(getattr(latents, "shape", ()))
+        raise ValueError(f"latents: expected (N, C, h, w) for {len(cameras)} cameras, got shape {shape}")
+    (height, width), (h, w) = cameras.size, latents.shape[2:]
+    if not h or not w or height % h or width % w or height // h != width // w:
+        raise ValueError(f"latents: {h}x{w} cells do not divide the cameras' image of {height}x{width} pixels evenly")
+    return height // h
+
+
+def cells(image: Tensor, stride: int) -> Tensor:
+    """View pixels (N, H, W) by latent cell: (N, H/stride, W/stride, stride * stride)."""
+    n, height, width = image.shape
+    if height % stride or width % stride:
+        raise ValueError(f"image: {height}x{width} pixels are not a multiple of the stride {stride}")
+    parts = image.reshape(n, height // stride, stride, width // stride, stride)
+    return parts.transpose(2, 3).reshape(n, height // stride, width // stride, stride * stride)
+
+
+def depth_to_latent(depth: Tensor, stride: int) -> Tensor:
+    """Bring z-depth (N, H, W) in metres down to the latent grid: (N, H/stride, W/stride) float32.
+
+    The value of a cell is the (lower) median of its known depths, always one of the samples. It is 0, unknown, where
+    fewer than a quarter of the cell's pixels are known.
+    """
+    samples = cells(depth.float(), stride)
+    known = torch.isfinite(samples) & (samples > 0)
+    median = samples.masked_fill(~known, torch.nan).nanmedian(-1).values
+    enough = known.sum(-1) >= max(1, MIN_VALID * stride * stride)
+    return torch.where(enough, median, torch.zeros_like(median))
+
+
+def slant(depth: Tensor) -> Tensor:
+    """How much the depth (h, w) of a smooth surface changes across a cell, metres: small at a depth edge."""
+    depth = depth.masked_fill(depth <= 0, torch.inf)
+    change = torch.zeros_like(depth)
+    for dim in (0, 1):
+        step = depth.diff(dim=dim).abs().nan_to_num(torch.inf, posinf=torch.inf)
+        edge = torch.full_like(depth.narrow(dim, 0, 1), torch.inf)
+        both = torch.minimum(torch.cat([edge, step], dim), torch.cat([step, edge], dim))
+        change += both.masked_fill(both == torch.inf, 0)
+    return change
+
+
+def at_latent_size(depth: Tensor, mask: Tensor | None, cameras: Cameras, stride: int) -> tuple[Tensor, Tensor]:
+    """Depth (N, h, w) and what may be written (N, h, w) bool, each given per pixel or per cell already.
+
+    A cell may be written only if its depth is known and *every* pixel of it is True in the mask: a token sees its
+    whole cell, so one pixel of a moving thing already taints it.
+    """
+    pixels = cameras.size
+    latent = (pixels[0] // stride, pixels[1] // stride)
+    if tuple(depth.shape[1:]) == pixels:
+        depth = depth_to_latent(depth, stride)
+    elif tuple(depth.shape[1:]) == latent:
+        depth = torch.where(torch.isfinite(depth), depth, torch.zeros_like(depth)).float()
+    else:
+        raise ValueError(f"depth: expected {pixels} pixels or {latent} cells, got {tuple(depth.shape[1:])}")
+    allowed = depth > 0
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.ndim != 3 or len(mask) != len(depth):
+            raise ValueError(f"mask: expected bool (N, H, W), got {mask.dtype} of shape {tuple(mask.shape)}")
+        if tuple(mask.shape[1:]) not in (pixels, latent):
+            raise ValueError(f"mask: expected {pixels} pixels or {latent} cells, got {tuple(mask.shape[1:])}")
+        mask = cells(mask, stride).all(-1) if tuple(mask.shape[1:]) == pixels else mask
+        allowed &= mask.to(allowed.device)
+    return depth, allowed
+
+
+def lift(latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None) -> Points:
+    """Stage 1 of the paper: back-project every latent cell to a world point that carries its token.
+
+    Args:
+        latents: (N, C, h, w), one latent frame per camera.
+        depth: z-depth in metres, (N, H, W) per pixel or (N, h, w) per cell; 0 or non-finite means unknown.
+        cameras: N cameras at the size of the image, (H, W) pixels; the stride is H / h.
+        mask: bool, (N, H, W) or (N, h, w); True = may be written. Of a pixel mask every pixel of a cell must be True.
+
+    Returns:
+        The cells whose depth is known and which may be written, by frame, row and column.
+
+    Raises:
+        ValueError: shapes do not fit, or the depth is negative, entirely unknown, or in millimetres.
+    """
+    stride = latent_stride(latents, cameras)
+    check_depth(depth, cameras)
+    return lift_cells(latents, *at_latent_size(depth, mask, cameras, stride), cameras.downscale(stride))
+
+
+def lift_cells(latents: Tensor, depth: Tensor, allowed: Tensor, grid: Cameras) -> Points:
+    """`lift` once everything is on the latent grid: depth (N, h, w), allowed (N, h, w) bool, cameras of that size."""
+    footprints = depth / grid.intrinsics[:, 0, None, None]
+    frame, row, column = allowed.nonzero(as_tuple=True)
+    return Points(
+        positions=grid.unproject(depth)[frame, row, column],
+        tokens=latents[frame, :, row, column],
+        footprints=footprints[frame, row, column],
+        frame=frame,
+        cell=row * depth.shape[2] + column,
+    )

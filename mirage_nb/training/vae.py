@@ -1,0 +1,74 @@
+"""Recipe 1: the VAE, on single frames. L1 + a gradient loss at two scales + a little KL."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mirage_nb.training.data import Walks
+
+
+def reconstruct(vae: nn.Module, pixels: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Encode and decode (B, 3, H, W) without the clamp of `vae.decode`, which would kill gradients; also the KL."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
+
+    size = vae.config.patch_size
+    moments = vae.quant_conv(vae.encoder(patchify(pixels.unsqueeze(2), size))).float()
+    mean, logvar = moments.chunk(2, 1)
+    logvar = logvar.clamp(-20, 10)
+    noise = torch.randn(mean.shape, generator=generator).to(mean) if generator else 0.0
+    latents = mean + noise * torch.exp(0.5 * logvar)
+    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+    return unpatchify(vae.decoder(vae.post_quant_conv(latents), first_chunk=True), size)[:, :, 0].float(), kl
+
+
+def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
+    """L1 between the finite differences of two batches of images."""
+    return sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for d in (-1, -2))
+
+
+def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
+    """The `batch_loss` of `loop.fit` for the VAE: random crops of random frames."""
+
+    def batch_loss(vae, step, generator):
+        rooms = torch.randint(len(walks), (batch,), generator=generator)
+        frames = torch.randint(walks.num_frames, (batch,), generator=generator)
+        pixels = walks.pixels(rooms, frames)
+        free = pixels.shape[-1] - crop + 1
+        corners = torch.randint(free, (batch, 2), generator=generator).tolist()
+        pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
+        flip = torch.rand(batch, generator=generator) < 0.5
+        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+        out, kl = reconstruct(vae, pixels, generator)
+        half, half_out = F.avg_pool2d(pixels, 2), F.avg_pool2d(out, 2)
+        l1 = (out - pixels).abs().mean()
+        loss = l1 + 0.3 * (gradient_loss(out, pixels) + gradient_loss(half_out, half)) + 5e-4 * kl
+        return loss, {"l1": l1.item(), "kl": kl.item()}
+
+    return batch_loss
+
+
+@torch.no_grad()
+def vae_psnr(vae, held_out: Walks, frames: int = 64) -> dict[str, float]:
+    """Mean PSNR in dB of held-out frames, encoded to the posterior's mean and decoded."""
+    rooms = torch.arange(frames) % len(held_out)
+    pixels = held_out.pixels(rooms, (torch.arange(frames) * 7) % held_out.num_frames)
+    with torch.autocast(pixels.device.type, torch.bfloat16):
+        out = torch.cat([reconstruct(vae, p)[0].clamp(-1, 1) for p in pixels.split(8)])
+    mse = ((out - pixels) / 2).square().mean((1, 2, 3))
+    return {"psnr": (-10 * mse.log10()).mean().item()}
+
+
+@torch.no_grad()
+def set_statistics(vae, walks: Walks, frames: int = 512) -> None:
+    """Measure the latents' mean and standard deviation a channel and put them into the VAE's config."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = walks.pixels(
+        torch.randint(len(walks), (frames,), generator=generator), torch.randint(walks.num_frames, (frames,), generator=generator)
+    )
+    with torch.autocast(pixels.device.type, torch.bfloat16):
+        latents = torch.cat([vae.encode(p.unsqueeze(2)).latent_dist.mode().float() for p in pixels.split(16)])
+    vae.register_to_config(
+        latents_mean=latents.mean((0, 2, 3, 4)).tolist(), latents_std=latents.std((0, 2, 3, 4)).tolist()
+    )

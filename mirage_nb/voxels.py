@@ -1,0 +1,57 @@
+"""Voxel keys of the memory: level and position packed into one int64, kept as a sorted list without a hash table."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEVELS = (-8, 7)  # what 4 bits hold
+BITS, BIAS = 20, 1 << 19  # per coordinate; the bias keeps them positive
+
+
+def voxel_level(footprints: Tensor, voxel_size: float) -> Tensor:
+    """(P,) int64 level of footprints (P,) in metres: the voxel's edge is a quarter to a half of the footprint.
+
+    A voxel of level L is voxel_size * 2**L wide. Neighbouring cells of one view are about a footprint apart, so with
+    such an edge they never share a voxel, however the surface is turned.
+    """
+    return (footprints / (2 * voxel_size)).log2().floor().clamp(*LEVELS).long()
+
+
+def voxel_keys(positions: Tensor, footprints: Tensor, voxel_size: float) -> Tensor:
+    """(P,) int64 keys of positions (P, 3): the level in the top 4 bits, then 20 bits for each of x, y and z.
+
+    Raises:
+        ValueError: a position is more than 2**19 voxels away from the origin.
+    """
+    level = voxel_level(footprints, voxel_size)
+    voxel = (positions / (voxel_size * torch.exp2(level.float()))[:, None]).floor()
+    if len(voxel) and voxel.abs().max() >= BIAS:
+        raise ValueError(f"cameras: points lie too far from the world's origin for a voxel_size of {voxel_size} m")
+    x, y, z = (voxel.long() + BIAS).unbind(1)
+    return (level << 3 * BITS) | (x << 2 * BITS) | (y << BITS) | z
+
+
+def contains(sorted_keys: Tensor, keys: Tensor) -> Tensor:
+    """(P,) bool: which of the keys (P,) are in a sorted list."""
+    if not len(sorted_keys):
+        return torch.zeros_like(keys, dtype=torch.bool)
+    at = torch.searchsorted(sorted_keys, keys).clamp(max=len(sorted_keys) - 1)
+    return sorted_keys[at] == keys
+
+
+def merge(sorted_keys: Tensor, keys: Tensor) -> Tensor:
+    """Insert keys (P,) into a sorted list, sorting only the new ones."""
+    keys = keys.sort().values
+    at = torch.searchsorted(sorted_keys, keys, right=True) + torch.arange(len(keys), device=keys.device)
+    merged = sorted_keys.new_empty(len(sorted_keys) + len(keys))
+    old = torch.ones_like(merged, dtype=torch.bool).index_fill_(0, at, False)
+    return merged.masked_scatter_(old, sorted_keys).index_copy_(0, at, keys)
+
+
+def first_of_each(keys: Tensor) -> Tensor:
+    """(P,) bool: True at the first place where each key stands."""
+    order = keys.argsort(stable=True)
+    first = torch.ones_like(keys, dtype=torch.bool)
+    first[order[1:]] = keys[order[1:]] != keys[order[:-1]]
+    return first
