@@ -62,7 +62,7 @@ def plaster(p: Palette, base: Tensor) -> Tensor:
 
 def stripes(p: Palette, base: Tensor) -> Tensor:
     _, u = _grid()
-    width = p.uniform(14, 26)
+    width = p.uniform(18, 32)
     band = torch.sigmoid(4 * torch.sin(u * torch.pi / width))
     return base * (1 + p.uniform(0.08, 0.16) * (band - 0.5) + 0.02 * p.noise(9, 9))[..., None]
 
@@ -78,29 +78,29 @@ def _bonded(p: Palette, base: Tensor, along: float, across: float, shift: float,
     edge_v = torch.minimum(v - row * across, (row + 1) * across - v)
     edge_u = torch.minimum(u - column * along, (column + 1) * along - u)
     surface = _joint(torch.minimum(edge_v, edge_u), joint)
-    return base * ((1 + jitter) * (0.72 + 0.28 * surface))[..., None]
+    return base * ((1 + jitter) * (0.8 + 0.2 * surface))[..., None]
 
 
 def planks(p: Palette, base: Tensor) -> Tensor:
-    wood = _bonded(p, base, p.uniform(90, 130), p.uniform(14, 20), 0.37, 0.16, 1.6)
-    return wood * (1 + 0.07 * p.noise(60, 6))[..., None]
+    wood = _bonded(p, base, p.uniform(100, 150), p.uniform(18, 26), 0.37, 0.09, 3.0)
+    return wood * (1 + 0.03 * p.noise(40, 6))[..., None]
 
 
 def tiles(p: Palette, base: Tensor) -> Tensor:
-    edge = p.uniform(32, 52)
-    return _bonded(p, base, edge, edge, 0.0, 0.07, 2.0) * (1 + 0.03 * p.noise(9, 9))[..., None]
+    edge = p.uniform(40, 60)
+    return _bonded(p, base, edge, edge, 0.0, 0.05, 3.0) * (1 + 0.03 * p.noise(9, 9))[..., None]
 
 
 def bricks(p: Palette, base: Tensor) -> Tensor:
-    return _bonded(p, base, 32.0, 12.0, 0.5, 0.14, 2.0) * (1 + 0.04 * p.noise(33, 33))[..., None]
+    return _bonded(p, base, 52.0, 22.0, 0.5, 0.06, 4.0) * (1 + 0.02 * p.noise(17, 17))[..., None]
 
 
 def wood(p: Palette, base: Tensor) -> Tensor:
-    return base * (1 + 0.12 * p.noise(24, 4) + 0.04 * p.noise(5, 5))[..., None]
+    return base * (1 + 0.07 * p.noise(14, 4) + 0.04 * p.noise(5, 5))[..., None]
 
 
 def cloth(p: Palette, base: Tensor) -> Tensor:
-    return base * (1 + 0.06 * p.noise(20, 20) + 0.05 * p.noise(5, 5))[..., None]
+    return base * (1 + 0.04 * p.noise(12, 12) + 0.04 * p.noise(5, 5))[..., None]
 
 
 # The materials below are pictures of a whole face: their coordinates are normalised to it.
@@ -123,12 +123,12 @@ def poster(p: Palette, base: Tensor) -> Tensor:
 
 def bookshelf(p: Palette, base: Tensor) -> Tensor:
     picture = (base * 0.35).expand(SIZE, SIZE, 3).clone()
-    shelves = 3 + p.integer(2)
+    shelves = 2 + p.integer(2)
     for shelf in range(shelves):
         top, bottom = SIZE * shelf // shelves + 8, SIZE * (shelf + 1) // shelves - 8
         u = 8
-        while u < SIZE - 30:
-            width, height = 14 + p.integer(20), int((bottom - top) * p.uniform(0.65, 0.95))
+        while u < SIZE - 50:
+            width, height = 26 + p.integer(26), int((bottom - top) * p.uniform(0.65, 0.95))
             if p.uniform() < 0.85:
                 picture[bottom - height : bottom, u : u + width] = p.colour(ACCENTS)
             u += width + 2

@@ -1,0 +1,44 @@
+"""From a readout of the memory to the control input of the branch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.reprojection import Readout
+
+# Channels beside those of the latents: visibility, offset x and y, log depth, six of camera rays.
+LAYOUTS = ("mirage", "wan")
+EXTRA = 10
+
+
+def control_channels(latent_channels: int, layout: str = "mirage") -> int:
+    """Channels of the control input for latents of C channels."""
+    return {"mirage": latent_channels + EXTRA, "wan": 2 * latent_channels}[layout]
+
+
+def memory_control(
+    readouts: list[Readout], cameras: list[Cameras], layout: str = "mirage", constant: Tensor | None = None
+) -> Tensor:
+    """The control input (B, K, T, h, w) of B scenes.
+
+    Args:
+        readouts: one a scene, of T frames; unseen cells are zero in every channel but the rays.
+        cameras: one a scene, T cameras at latent size. Rays are expressed relative to the first of them.
+        layout: `mirage`: C of readout, visibility, offset (x, y) within the cell, log depth, 6 of Pluecker rays.
+            `wan`: the paper's released code, C of readout and C of the latent of an all-visible mask video.
+        constant: layout `wan` only: that latent, (C, h, w) or (C, T, h, w).
+    """
+    latents = torch.stack([r.latents for r in readouts]).transpose(1, 2).float()
+    if layout == "wan":
+        constant = constant[:, None] if constant.ndim == 3 else constant
+        return torch.cat([latents, constant.to(latents).expand_as(latents)], 1)
+    if layout != "mirage":
+        raise ValueError(f"memory_layout: expected one of {LAYOUTS}, got {layout!r}")
+    seen = torch.stack([r.visibility for r in readouts])[:, None]
+    depth = torch.stack([r.depth for r in readouts])[:, None]
+    offset = torch.stack([r.offset for r in readouts]).transpose(1, 2)
+    rays = torch.stack([c.relative_to(c.c2w[0]).pluecker() for c in cameras]).transpose(1, 2)
+    log_depth = torch.where(seen, depth.clamp(min=1e-2).log(), 0.0)
+    return torch.cat([latents, seen.float(), offset.float(), log_depth.float(), rays.to(latents)], 1)
