@@ -11,10 +11,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import torch
 from torch import Tensor
+
+
+def full_precision(method: Callable) -> Callable:
+    """Geometry inside of somebody's `torch.autocast` would round metres to three digits; this keeps it in float32."""
+
+    @wraps(method)
+    def inner(self, *args, **kwargs):
+        with torch.autocast(self.c2w.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return inner
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Cameras:
         object.__setattr__(self, "size", (height, width))
         self._check()
 
+    @full_precision
     def _check(self) -> None:
         if not torch.isfinite(self.c2w).all():
             raise ValueError("c2w: expected finite numbers, found NaN or infinity")
@@ -67,6 +81,11 @@ class Cameras:
         height, width = self.size
         if not torch.isfinite(self.intrinsics).all() or not ((fx > 0) & (fy > 0)).all():
             raise ValueError(f"intrinsics: expected finite, positive fx and fy, got {self.intrinsics[0].tolist()}")
+        if (fx < width / 20).any() or (fy < height / 20).any():
+            raise ValueError(
+                f"intrinsics: a focal length below a twentieth of the {width}x{height} image is no pinhole camera's, got "
+                f"fx={fx.min().item():g}, fy={fy.min().item():g} (are they normalised? then multiply by width and height)"
+            )
         if not ((cx > 0) & (cx < width) & (cy > 0) & (cy < height)).all():
             raise ValueError(
                 f"intrinsics: the principal point must lie inside the {width}x{height} image, got "
@@ -93,6 +112,7 @@ class Cameras:
         return Cameras(torch.cat([c.c2w for c in cameras]), torch.cat([c.intrinsics for c in cameras]), sizes.pop())
 
     @property
+    @full_precision
     def w2c(self) -> Tensor:
         """(N, 4, 4) world-to-camera matrices: the exact inverse of a rigid matrix, by transposition."""
         rotation = self.c2w[:, :3, :3].mT
@@ -106,6 +126,7 @@ class Cameras:
         """(N, 3) camera positions in the world."""
         return self.c2w[:, :3, 3]
 
+    @full_precision
     def relative_to(self, reference: Tensor) -> Cameras:
         """The same cameras in the coordinate frame of `reference`, a (4, 4) c2w matrix."""
         return replace(self, c2w=torch.linalg.inv(reference.double()).to(self.c2w) @ self.c2w)
@@ -136,6 +157,7 @@ class Cameras:
         y = ((v - cy) / fy)[:, :, None].expand(-1, -1, width)
         return torch.stack([x, y, torch.ones_like(x)], -1)
 
+    @full_precision
     def rays(self) -> tuple[Tensor, Tensor]:
         """World-space rays through the pixel centres: origins (N, 3) and directions (N, H, W, 3).
 
@@ -149,6 +171,7 @@ class Cameras:
         origins, directions = self.rays()
         return origins[:, None, None] + depth[..., None] * directions
 
+    @full_precision
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Project world points (P, 3) into all N cameras.
 

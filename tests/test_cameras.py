@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.trajectories import camera_path
 
 SIZE = (24, 40)
 INTRINSICS = torch.tensor([35.0, 30.0, 17.0, 13.5])  # fx != fy, principal point off the centre
@@ -140,3 +142,17 @@ def test_batches():
 def test_bad_cameras_are_told(c2w, intrinsics, message):
     with pytest.raises(ValueError, match=message):
         Cameras(c2w, intrinsics, SIZE)
+
+
+def test_geometry_keeps_its_precision_inside_of_autocast():
+    cameras = Cameras(camera_path("orbit_left+push_in", 4), torch.tensor([100.0, 110.0, 60.0, 50.0]), (96, 128))
+    depth = torch.full((4, 96, 128), 3.7)
+
+    def everything():
+        moved = cameras.relative_to(cameras.c2w[2])
+        return moved.c2w, moved.w2c, moved.unproject(depth), moved.pluecker(), *moved.project(moved.unproject(depth)[0].flatten(0, 1))
+
+    expected = everything()
+    with torch.autocast("cpu", torch.bfloat16):
+        for a, b in zip(everything(), expected):
+            assert torch.equal(a, b)

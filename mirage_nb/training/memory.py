@@ -64,18 +64,21 @@ class EncodedWalks:
         return Cameras(self.c2w[room, frames], self.intrinsics[room], self.size)
 
 
-def _choose(total: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Frames of the segment, first to last, and frames whose tokens the memory holds."""
+def _choose(total: int, length: int, returning: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Frames of the segment, first to last, and frames whose tokens the memory holds.
+
+    On the way back, frames from all along the walk; on the way out (from either end) only such as came before.
+    """
 
     def below(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
     first = below(total - length + 1)
     segment = torch.arange(first, first + length)
-    if below(2):  # on the way back: anything along the walk may be remembered
+    if returning:
         segment = segment.flip(0) if below(4) else segment
         known = torch.randperm(total, generator=generator)[: 2 + below(6)]
-    else:  # on the way out (or a walk that began at the other end): only what came before
+    else:
         past = torch.randperm(first + 1, generator=generator)[: below(4)]
         known = torch.cat([torch.tensor([first]), past])
         if below(2):
@@ -105,10 +108,12 @@ def _remember(data: EncodedWalks, room: int, known: Tensor, segment: Tensor, gen
 def memory_loss(data: EncodedWalks, batch: int = 8, length: int = 5, drop: float = 0.1):
     """The `batch_loss` of `loop.fit`: flow matching with the first latent frame clean and out of the loss."""
 
-    def batch_loss(model: nn.Module, step: int, generator: torch.Generator):
+    def sample(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Clean latents (B, C, T, h, w) and the control input of a batch."""
         clean, readouts, cameras = [], [], []
         for room in torch.randint(len(data.latents), (batch,), generator=generator).tolist():
-            segment, known = _choose(data.latents.shape[1], length, generator)
+            returning = bool(torch.rand((), generator=generator) < 0.5)
+            segment, known = _choose(data.latents.shape[1], length, returning, generator)
             target = data.cameras(room, segment).resize(data.latents.shape[-2:])
             if torch.rand((), generator=generator) < drop:
                 readouts.append(Readout.empty(target, data.latents.shape[2]))
@@ -116,8 +121,10 @@ def memory_loss(data: EncodedWalks, batch: int = 8, length: int = 5, drop: float
                 readouts.append(_remember(data, room, known, segment, generator))
             clean.append(data.latents[room, segment].float().transpose(0, 1))
             cameras.append(target)
-        clean = torch.stack(clean)
-        control = memory_control(readouts, cameras)
+        return torch.stack(clean), memory_control(readouts, cameras)
+
+    def batch_loss(model: nn.Module, step: int, generator: torch.Generator):
+        clean, control = sample(generator)
         uniform = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # stratified
         sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform))[:, None, None, None, None].expand(-1, -1, length, -1, -1).clone()
         sigma[:, :, 0] = 0

@@ -1,0 +1,181 @@
+"""Checks of what comes from outside, before any heavy work: each failure is one line that names the argument."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.lifting import check_depth
+from mirage_nb.worlds.real import looks_like_w2c
+from mirage_nb.worlds.rooms import default_intrinsics
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """The value if it is a known one; otherwise ValueError, with the nearest one offered."""
+    known = list(known)
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")
+    return value
+
+
+def integer(name: str, value, lowest: int) -> None:
+    """Raise ValueError where a value is not an integer of at least `lowest`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name}: expected an integer of at least {lowest}, got {value!r}")
+
+
+def as_image(image, multiple: int) -> Tensor:
+    """The first frame, (H, W, 3) uint8, from a path, a PIL image, or an array or tensor of that shape and dtype.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or its size is not a multiple of `multiple`, what the networks need.
+    """
+    if image is None:
+        raise ValueError("image: missing; expected a path, a PIL image, or (H, W, 3) uint8")
+    if isinstance(image, (str, Path)):
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"image: no such file: {image}")
+        try:
+            with Image.open(image) as file:
+                image = ImageOps.exif_transpose(file).convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"image: {image} can't be read as an image ({error})") from None
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    try:
+        image = torch.as_tensor(image)
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(image).__name__
+        raise ValueError(f"image: expected a path, a PIL image, or (H, W, 3) uint8, got {kind}") from None
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != torch.uint8:
+        raise ValueError(f"image: expected (H, W, 3) uint8, got {image.dtype} of shape {tuple(image.shape)}")
+    height, width = image.shape[:2]
+    if not height or not width or height % multiple or width % multiple:
+        near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (width, height))
+        raise ValueError(
+            f"image: width and height must be multiples of {multiple}, got {width}x{height}; the nearest is {near} "
+            "(mirage_nb.worlds.real.centre_crop_resize gets there, intrinsics included)"
+        )
+    return image
+
+
+def as_cameras(c2w, intrinsics, size: tuple[int, int], num_frames: int | None) -> Cameras:
+    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4); a path longer than num_frames is cut.
+
+    Raises:
+        ValueError: matrices that are not rigid, a path that is too short, intrinsics of another image.
+    """
+    c2w = _tensor("c2w", c2w)
+    if c2w.ndim != 3 or tuple(c2w.shape[1:]) != (4, 4) or not len(c2w):
+        raise ValueError(f"c2w: expected (T, 4, 4) camera-to-world matrices, one a frame, got shape {tuple(c2w.shape)}")
+    if num_frames is not None:
+        integer("num_frames", num_frames, 1)
+        if num_frames > len(c2w):
+            raise ValueError(f"num_frames: {num_frames} frames need as many poses, the path has {len(c2w)}")
+    intrinsics = default_intrinsics(size) if intrinsics is None else _tensor("intrinsics", intrinsics)
+    return Cameras(c2w[:num_frames], intrinsics[:num_frames] if intrinsics.ndim == 2 else intrinsics, size)
+
+
+def as_depth(depth, cameras: Cameras) -> Tensor | None:
+    """z-depth (T, H, W) of all frames or (1, H, W) of the first one, float32 metres; None stays None.
+
+    Raises:
+        ValueError: shape, dtype, sign, unit; nothing known in the first frame; or poses that it contradicts.
+    """
+    if depth is None:
+        return None
+    depth = _tensor("depth", depth, dtype=None)
+    depth = depth[None] if depth.ndim == 2 else depth
+    (height, width), frames = cameras.size, len(cameras)
+    if depth.ndim != 3 or tuple(depth.shape[1:]) != (height, width) or (len(depth) != 1 and len(depth) < frames):
+        expected = f"({height}, {width}) or ({frames}, {height}, {width})"
+        raise ValueError(f"depth: expected {expected}, got {tuple(depth.shape)}")
+    depth = depth[:frames]
+    for part in (depth[:1], depth):  # the first frame's counts by itself: without it nothing can be remembered
+        check_depth(part, cameras[: len(part)])
+    depth = depth.float()
+    if len(depth) > 1 and looks_like_w2c(depth, cameras):
+        raise ValueError("c2w: these seem to be world-to-camera matrices (inverted, they fit the depth); expected c2w")
+    return depth
+
+
+def as_mask(name: str, mask, cameras: Cameras) -> Tensor | None:
+    """(T, H, W) bool; None stays None."""
+    if mask is None:
+        return None
+    mask, shape = _tensor(name, mask, dtype=None), (len(cameras), *cameras.size)
+    if mask.dtype != torch.bool or mask.ndim != 3 or len(mask) < shape[0] or tuple(mask.shape[1:]) != shape[1:]:
+        raise ValueError(f"{name}: expected bool {shape}, got {mask.dtype} {tuple(mask.shape)}")
+    return mask[: shape[0]]
+
+
+def check_memory(memory, stride: int, channels: int) -> None:
+    """Raise ValueError where an object is no memory, or holds latents of another VAE."""
+    missing = [name for name in ("read", "write", "save") if not callable(getattr(memory, name, None))]
+    if missing:
+        raise ValueError(f"memory: expected a name or a memory such as LatentGrid, got {type(memory).__name__}")
+    for name, expected in (("stride", stride), ("channels", channels)):
+        if getattr(memory, name, None) not in (None, expected):
+            raise ValueError(f"memory: holds latents of {name} {getattr(memory, name)}, this model's have {expected}")
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Look for missing and truncated weights of a pipeline's folder before anything is loaded.
+
+    A name that is no local path is left to diffusers: it may be one of the hub.
+
+    Raises:
+        FileNotFoundError: the folder, its index or a component's weights are missing.
+        ValueError: a weights file is truncated.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        if folder.is_absolute() or len(folder.parts) != 2 or folder.parent.is_dir():
+            siblings = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+            near = difflib.get_close_matches(str(folder), siblings, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise FileNotFoundError(f"model: no such folder: {folder}{hint}")
+        return
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"model: {folder} has no model_index.json") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"model: {folder / 'model_index.json'} is broken ({error})") from None
+    for name, entry in index.items():
+        if not isinstance(entry, list) or entry[:1] == [None]:
+            continue
+        part = folder / name
+        if not part.is_dir():
+            raise FileNotFoundError(f"model: {folder} lacks the folder {name}")
+        weights = list(part.glob("*.safetensors"))
+        if (part / "config.json").exists() and not weights:
+            raise FileNotFoundError(f"model: {part} has no weights (*.safetensors)")
+        for file in weights:
+            try:
+                with safe_open(file, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                message = f"model: {file} is not a whole safetensors file, perhaps truncated ({error})"
+                raise ValueError(message) from None
+
+
+def _tensor(name: str, value, dtype: torch.dtype | None = torch.float32) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint16:  # what a depth PNG holds; torch can't compare it
+        value = value.astype(np.int32)
+    try:
+        return torch.as_tensor(np.asarray(value) if isinstance(value, (list, tuple)) else value, dtype=dtype).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__}") from None

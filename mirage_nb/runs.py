@@ -1,0 +1,157 @@
+"""The folder of a run, from which an interrupted one resumes.
+
+    state.json                 what was asked for (hashes of the inputs), and how many segments are done
+    segment-000.safetensors    frames, latents and depth of a segment, its times and counts
+    memory-001.safetensors     the memory after that many segments; memory.safetensors once all are done
+
+A segment counts from the moment state.json names it, after its files are whole. Every file is written aside and
+renamed, so a crash at any moment leaves the state of the last whole segment.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mirage_nb.grid_io import load_tensors, save_tensors, write_aside
+
+FORMAT = "mirage-run"
+SEGMENT = "mirage-segment"
+TENSORS = ("frames", "latents", "depth")
+
+
+def digest(*values) -> str:
+    """A hash of tensors and of whatever JSON can hold."""
+    state = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().contiguous()
+            state.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            state.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            state.update(json.dumps(value, sort_keys=True, default=str).encode())
+    return state.hexdigest()[:16]
+
+
+def model_digest(components: dict) -> str:
+    """A hash of the models: their configurations, and a pinch of each one's weights."""
+    parts = []
+    for name, component in sorted(components.items()):
+        parts += [name, {k: v for k, v in dict(getattr(component, "config", {})).items() if not k.startswith("_")}]
+        if isinstance(component, torch.nn.Module):
+            weights = list(component.parameters())
+            parts += [weight.detach().flatten()[:4096].float() for weight in (weights[0], weights[-1])]
+    return digest(*parts)
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        folder: created where it does not exist.
+        inputs: hash by argument name; a second call must bring the same.
+        seed: of the noise; None takes the earlier run's, or draws one.
+
+    Raises:
+        ValueError: the folder holds a run with other arguments (they are named), or its state is broken.
+        OSError: it can't be created or written.
+    """
+
+    def __init__(self, folder: str | Path, inputs: dict[str, str], seed: int | None) -> None:
+        self.folder, self.inputs = Path(folder), inputs
+        self.segments, self.memory_file, self.seed = 0, None, seed
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"output_dir: {folder} is a file, expected a folder")
+        state = self.folder / "state.json"
+        if state.exists():
+            self._take_up(state)
+        elif seed is None:
+            self.seed = draw_seed()
+        with self._room():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_state()
+
+    def _take_up(self, path: Path) -> None:
+        try:
+            state = json.loads(path.read_text())
+            if state["format"] != FORMAT:
+                raise KeyError("format")
+            seed, inputs = int(state["seed"]), dict(state["inputs"])
+            self.segments, self.memory_file = int(state["segments"]), state["memory"]
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            message = f"output_dir: {path} is not the state of a run ({error!r}); choose another folder"
+            raise ValueError(message) from None
+        names = {*inputs, *self.inputs}
+        other = sorted(name for name in names if inputs.get(name) != self.inputs.get(name))
+        other += ["seed"] if self.seed not in (None, seed) else []
+        if other:
+            difference = ", ".join(other)
+            raise ValueError(f"output_dir: {self.folder} holds a run with another {difference}; choose another folder")
+        self.seed = seed
+
+    def results(self) -> list[dict]:
+        """What the segments done made: `frames`, `latents`, `depth` (without the batch), `seconds`, `tokens`."""
+        loaded = []
+        for index in range(self.segments):
+            tensors, settings = load_tensors(self._segment(index), SEGMENT, TENSORS)
+            loaded.append({**tensors, "seconds": settings["seconds"], "tokens": settings["tokens"]})
+        return loaded
+
+    def memory(self, load: Callable[[Path], object]):
+        """The memory after the last segment done."""
+        path = self.folder / self.memory_file
+        return load(path if path.exists() else self.folder / "memory.safetensors")  # renamed, then stopped
+
+    def commit(self, index: int, tensors: dict[str, Tensor], settings: dict, memory) -> None:
+        """Store a segment and the memory after it. The disk being full leaves the run as it was before.
+
+        Raises:
+            OSError: what to do is in the message.
+        """
+        name = f"memory-{index + 1:03d}.safetensors"
+        with self._room():
+            save_tensors(self._segment(index), SEGMENT, tensors, settings)
+            memory.save(self.folder / name)
+            old, self.segments, self.memory_file = self.memory_file, index + 1, name
+            self._write_state()
+        if old is not None:
+            (self.folder / old).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Give the last memory its final name."""
+        path, final = self.folder / self.memory_file, self.folder / "memory.safetensors"
+        if path.exists() and path != final:
+            path.replace(final)
+
+    def _segment(self, index: int) -> Path:
+        return self.folder / f"segment-{index:03d}.safetensors"
+
+    def _write_state(self) -> None:
+        state = {"format": FORMAT, "seed": self.seed, "segments": self.segments, "memory": self.memory_file}
+        write_aside(self.folder / "state.json", json.dumps({**state, "inputs": self.inputs}, indent=1).encode())
+
+    @contextmanager
+    def _room(self):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            advice = "what was done is kept, make room and call again to go on"
+            raise OSError(error.errno, f"output_dir: the disk of {self.folder} is full; {advice}") from None
+
+
+def draw_seed(generator: torch.Generator | None = None) -> int:
+    """A seed in [0, 2**31)."""
+    device = "cpu" if generator is None else generator.device
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    return int(torch.randint(2**31, (), generator=generator, device=device))

@@ -1,0 +1,105 @@
+"""mirage-tiny from nothing: rooms, VAE, depth network, transformer, and the folder that the pipeline loads.
+
+Every stage leaves what it made in `folder` and is skipped, or taken up again where it stopped, the next time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mirage_nb.training.data import HELD_OUT, Walks, write_walks
+from mirage_nb.training.loop import fit, load_average
+
+
+@dataclass
+class Schedule:
+    """Rooms and steps of the bundled model's training; `quick` is a dry run of every stage in a minute or two."""
+
+    rooms: int = 960
+    vae: int = 7000
+    depth: int = 5000
+    memory: int = 12000
+
+    @staticmethod
+    def quick() -> Schedule:
+        return Schedule(rooms=4, vae=4, depth=4, memory=4)
+
+
+def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
+    """Train mirage-tiny; returns the folder to give to `MiragePipeline.from_pretrained`.
+
+    Args:
+        folder: where everything is kept: rooms (1.5 MB each), checkpoints, logs, and the model in `folder/mirage-tiny`.
+        compile: compile the transformer's blocks (needs a C++ compiler on a CPU); the result is the same to rounding.
+    """
+    from mirage_nb.models.presets import build_scheduler, build_tiny
+    from mirage_nb.pipeline import MiragePipeline
+    from mirage_nb.training.depth import depth_absrel, depth_loss
+    from mirage_nb.training.memory import memory_loss
+    from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
+
+    folder, schedule = Path(folder), schedule or Schedule()
+    _rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
+    _rooms(folder / "held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, "held-out rooms")
+    walks, held_out = Walks(folder / "walks"), Walks(folder / "held_out")
+    parts = build_tiny(seed)
+    vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
+
+    fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, weight_decay=0.0, seed=seed,
+        validate=lambda m: vae_psnr(m, held_out))  # fmt: skip
+    vae.eval().requires_grad_(False)
+    set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
+    fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, seed=seed,
+        validate=lambda m: depth_absrel(m, held_out))  # fmt: skip
+    depth.eval().requires_grad_(False)
+
+    encoded = _encoded(folder / "encoded.safetensors", walks, vae, depth)
+    if compile:
+        for block in (*transformer.blocks, *transformer.vace_blocks):
+            block.compile()
+    fit(transformer, memory_loss(encoded), steps=schedule.memory, folder=folder / "memory", lr=6e-4, ema=0.999, warmup=200, seed=seed)
+    transformer.eval()
+    pipe = MiragePipeline(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
+    return _save(pipe, folder / "mirage-tiny")
+
+
+def _save(pipe, target: Path) -> Path:
+    partial = target.with_name(target.name + ".partial")
+    pipe.to(torch.bfloat16).save_pretrained(partial, safe_serialization=True)
+    if target.exists():
+        target.rename(target.with_name(f"{target.name}.before-{os.getpid()}"))
+    os.replace(partial, target)
+    return target
+
+
+def _rooms(folder: Path, rooms: int, first: int, what: str) -> None:
+    from tqdm.auto import tqdm
+
+    with tqdm(total=rooms, desc=what) as bar:
+        write_walks(folder, rooms, first_seed=first, progress=lambda done: bar.update(min(done, rooms) - bar.n))
+
+
+def _encoded(path: Path, walks: Walks, vae, depth):
+    """The walks as latents, encoded once and kept beside the checkpoints."""
+    from tqdm.auto import tqdm
+
+    from mirage_nb.training.memory import EncodedWalks
+
+    names = [f.name for f in fields(EncodedWalks) if f.name not in ("depths", "size")]
+    if not path.exists():
+        with tqdm(total=len(walks), desc="encoding") as bar:
+            data = EncodedWalks.encode(walks, vae, depth, progress=lambda done: bar.update(1))
+        tensors = {n: getattr(data, n) for n in names} | {f"depth{i}": d for i, d in enumerate(data.depths)}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".partial"))
+        os.replace(path.with_suffix(".partial"), path)
+    tensors = load_file(path)
+    depths = [tensors[k] for k in sorted(tensors) if k.startswith("depth")]
+    return EncodedWalks(depths=depths, size=tuple(walks["frames"].shape[2:4]), **{n: tensors[n] for n in names})
+
+
+__all__ = ["Schedule", "train_tiny", "load_average"]

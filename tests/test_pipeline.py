@@ -1,0 +1,226 @@
+"""The pipeline: repeatable, resumable, loadable; on models of a few thousand random parameters."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mirage_nb import LatentGrid, MiragePipeline, runs
+from mirage_nb.models.presets import build_micro
+from mirage_nb.trajectories import camera_path
+
+SIZE = (32, 48)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["stride1", "stride4"])
+def temporal(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pipe(temporal):
+    pipe = MiragePipeline(**build_micro(temporal=temporal))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def single():
+    pipe = MiragePipeline(**build_micro())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def image() -> torch.Tensor:
+    return torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+
+
+def call(pipe, segments: int = 3, **options):
+    frames = segments * 2 * pipe.vae.config.scale_factor_temporal + 1
+    options = (
+        dict(c2w=camera_path("there_and_back", frames), seed=1, num_inference_steps=2, output_type="uint8") | options
+    )
+    return pipe(image(), **options)
+
+
+def test_seeds_repeat_and_differ(single):
+    one, again, other = call(single), call(single), call(single, seed=2)
+    assert torch.equal(one.frames, again.frames) and not torch.equal(one.frames, other.frames)
+    by_generator = [call(single, seed=None, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(by_generator[0].frames, by_generator[1].frames)
+    drawn = call(single, seed=None)
+    assert torch.equal(drawn.frames, call(single, seed=drawn.report["seed"]).frames), "the report tells the seed"
+
+
+def test_global_random_state_is_left_alone(single):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    call(single, segments=1, seed=None)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_output_types_show_the_same_frames(single):
+    frames = call(single).frames
+    assert frames.shape == (7, *SIZE, 3) and frames.dtype == torch.uint8 and torch.equal(frames[0], image())
+    assert np.array_equal(np.stack([np.array(f) for f in call(single, output_type="pil").frames]), frames.numpy())
+    array, tensor = call(single, output_type="np").frames, call(single, output_type="pt").frames
+    assert np.array_equal((array * 255).round().astype(np.uint8), frames.numpy())
+    assert torch.equal(tensor, torch.from_numpy(array).movedim(3, 1))
+
+
+def test_the_report_is_json_and_tells_of_every_segment(single):
+    output = call(single)
+    report = json.loads(json.dumps(output.report))
+    assert len(report["segments"]) == 3
+    assert set(report["segments"][0]["seconds"]) == {"read", "denoise", "decode", "depth", "write"}
+    assert report["segments"][-1]["tokens"] == report["memory"]["tokens"] == len(output.memory) > 0
+    assert report["memory"]["bytes"] == output.memory.nbytes and report["seed"] == 1
+    assert output.c2w.shape == (7, 4, 4)
+
+
+def test_keystrokes_and_the_path_they_spell_are_the_same(single):
+    from mirage_nb.trajectories import actions_to_c2w
+
+    by_keys = call(single, c2w=None, action="w-3,j-3")
+    by_path = call(single, c2w=actions_to_c2w("w-3,j-3"))
+    assert len(by_keys.frames) == 7 and torch.equal(by_keys.frames, by_path.frames)
+    cut = call(single, c2w=actions_to_c2w("w-3,j-30"), num_frames=5)
+    assert len(cut.c2w) == 5 and torch.equal(cut.frames, call(single, c2w=actions_to_c2w("w-3,j-1")).frames)
+
+
+def test_an_existing_memory_is_walked_further(single):
+    first = call(single)
+    before = first.memory.positions.clone()
+    onwards = camera_path("pan_left", 5, first.c2w[-1], degrees_per_frame=15)
+    second = single(first.frames[-1], c2w=onwards, memory=first.memory, seed=5, num_inference_steps=2)
+    assert second.memory is first.memory and len(second.memory) > len(before)
+    assert torch.equal(second.memory.positions[: len(before)], before), "what was remembered stays"
+
+
+def test_a_callback_may_replace_the_latents(single):
+    steps = []
+
+    def callback(pipe, step, timestep, given):
+        steps.append(step)
+        return {"latents": given["latents"] * 0}
+
+    frames = call(single, segments=2, callback_on_step_end=callback).frames
+    assert steps == [0, 1, 2, 3] and not torch.equal(frames, call(single, segments=2).frames)
+
+
+def test_saved_and_loaded_it_makes_the_same_video(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    assert index["transformer"] == ["mirage_nb.models.transformer", "MirageTransformer3DModel"]
+    loaded = MiragePipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(call(loaded).frames, call(pipe).frames)
+    without = MiragePipeline.from_pretrained(tmp_path / "model", depth_estimator=None)
+    with pytest.raises(ValueError, match="depth: this pipeline has no depth estimator"):
+        call(without)
+    assert not list((tmp_path / "model").rglob("*.bin"))
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def callback(pipe, now, timestep, given):
+        if now == step:
+            raise Stop
+        return {}
+
+    return callback
+
+
+@pytest.mark.parametrize("memory", ["latent", "rgb", "none"])
+def test_an_interrupted_run_resumes_to_the_same_video(pipe, memory, tmp_path):
+    whole = call(pipe, memory=memory)
+    with pytest.raises(Stop):
+        call(pipe, memory=memory, output_dir=tmp_path, callback_on_step_end=stop_at(5))  # in the last of 3 segments
+    steps = []
+    count = lambda p, step, t, k: steps.append(step)  # noqa: E731
+    resumed = call(pipe, memory=memory, output_dir=tmp_path, callback_on_step_end=count)
+    assert steps == [4, 5], "the whole segments are not made again"
+    assert torch.equal(resumed.frames, whole.frames)
+    assert len(resumed.memory) == len(whole.memory) and resumed.memory.nbytes == whole.memory.nbytes
+    assert [s["tokens"] for s in resumed.report["segments"]] == [s["tokens"] for s in whole.report["segments"]]
+    again = call(pipe, memory=memory, output_dir=tmp_path, callback_on_step_end=stop_at(0))
+    assert torch.equal(again.frames, whole.frames), "a finished run is only read"
+    segments = [f"segment-00{i}.safetensors" for i in range(3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["memory.safetensors", *segments, "state.json"]
+
+
+def test_a_crash_between_two_files_loses_one_segment_at_most(single, tmp_path, monkeypatch):
+    whole, write, count = call(single), runs.Run._write_state, []
+
+    def crash(run):
+        count.append(run.segments)
+        if run.segments == 2:
+            raise Stop
+        write(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "_write_state", crash)
+        with pytest.raises(Stop):
+            call(single, output_dir=tmp_path)
+    assert count == [0, 1, 2] and json.loads((tmp_path / "state.json").read_text())["segments"] == 1
+    assert torch.equal(call(single, output_dir=tmp_path).frames, whole.frames)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(single, tmp_path, monkeypatch):
+    whole, save = call(single), runs.save_tensors
+
+    def full(path, *rest):
+        if "001" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "save_tensors", full)
+        with pytest.raises(OSError, match="output_dir: the disk of .* is full; what was done is kept"):
+            call(single, output_dir=tmp_path)
+    assert json.loads((tmp_path / "state.json").read_text())["segments"] == 1
+    assert torch.equal(call(single, output_dir=tmp_path).frames, whole.frames)
+
+
+def test_a_run_without_a_seed_resumes_with_its_own(single, tmp_path):
+    with pytest.raises(Stop):
+        call(single, seed=None, output_dir=tmp_path, callback_on_step_end=stop_at(3))
+    resumed = call(single, seed=None, output_dir=tmp_path)
+    assert torch.equal(resumed.frames, call(single, seed=resumed.report["seed"]).frames)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(seed=9), "seed"),
+        (dict(num_inference_steps=3), "num_inference_steps"),
+        (dict(segments=2), "c2w, intrinsics"),
+        (dict(memory="none"), "memory"),
+        (dict(intrinsics=[30, 30, 24, 16]), "intrinsics"),
+        (dict(depth=torch.full(SIZE, 2.0)), "depth"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(single, tmp_path, change, named):
+    call(single, output_dir=tmp_path)
+    with pytest.raises(ValueError, match=f"output_dir: .* holds a run with another {named};"):
+        call(single, output_dir=tmp_path, **change)
+
+
+def test_other_weights_are_another_run(single, tmp_path):
+    call(single, segments=1, output_dir=tmp_path)
+    with pytest.raises(ValueError, match="another model"):
+        call(MiragePipeline(**build_micro(seed=1)), segments=1, output_dir=tmp_path)
+
+
+def test_the_memory_file_is_a_memory(single, tmp_path):
+    output = call(single, output_dir=tmp_path)
+    stored = LatentGrid.load(tmp_path / "memory.safetensors")
+    assert torch.equal(stored.positions, output.memory.positions) and torch.equal(stored.tokens, output.memory.tokens)

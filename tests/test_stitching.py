@@ -1,0 +1,292 @@
+"""Stage 5: the plan, the noise, and the loop, on models of a few thousand random parameters."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scenes import box_depth
+
+from mirage_nb.baselines import make_memory
+from mirage_nb.cameras import Cameras
+from mirage_nb.models.presets import build_micro, build_scheduler
+from mirage_nb.segments import plan_segments, segment_noise
+from mirage_nb.stitching import (
+    STAGES,
+    align_scale,
+    as_frames,
+    as_pixels,
+    denoise,
+    frame_encoder,
+    new_frames_per_segment,
+    rollout,
+)
+from mirage_nb.trajectories import camera_path
+
+SIZE = (32, 48)
+
+
+def models(temporal: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(**build_micro(temporal=temporal))
+
+
+def walk(frames: int, name: str = "there_and_back") -> Cameras:
+    return Cameras(camera_path(name, frames), torch.tensor([40.0, 42.0, 25.0, 15.0]), SIZE)
+
+
+def images(count: int) -> torch.Tensor:
+    g = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (count, *SIZE, 3), generator=g, dtype=torch.uint8)
+
+
+def joined(results) -> torch.Tensor:
+    return torch.cat([result.frames for result in results], 1)
+
+
+class Recorder:
+    """A memory that shows nothing and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.reads, self.writes = [], []
+
+    def __len__(self) -> int:
+        return 0
+
+    def write(self, latents, depth, cameras, mask=None, frames=None) -> int:
+        self.writes.append(SimpleNamespace(latents=latents, depth=depth, cameras=cameras, mask=mask, frames=frames))
+        return 0
+
+
+@given(stride=st.integers(1, 5), latent=st.integers(1, 9), count=st.integers(1, 60))
+def test_the_plan_covers_every_frame_once_with_one_frame_of_overlap(stride, latent, count):
+    frames, new = stride * count + 1, latent * stride
+    plan = plan_segments(frames, new, stride)
+    assert [frame for segment in plan for frame in segment.new] == list(range(frames))
+    assert [segment.index for segment in plan] == list(range(len(plan)))
+    for before, after in zip(plan, plan[1:]):
+        assert before.stop - 1 == after.start, "the overlap is the last frame of the segment before"
+        assert before.stop - before.start == new + 1, "only the last segment may be shorter"
+    latents = sorted({frame for segment in plan for frame in segment.latent_frames})
+    assert latents == list(range(0, frames, stride)), "latent frame k has the pose of pixel frame k * stride"
+
+
+@pytest.mark.parametrize(
+    ("count", "stride", "offered"),
+    [
+        (48, 4, "45 or 49"),
+        (50, 4, "49 or 53"),
+        (4, 4, "is 5"),
+        (1, 4, "is 5"),
+        (1, 1, "is 2"),
+        (0, 1, "is 2"),
+        (-3, 4, "is 5"),
+    ],
+)
+def test_a_frame_count_that_does_not_fit_offers_the_nearest(count, stride, offered):
+    with pytest.raises(ValueError, match=f"num_frames: .*{offered}$"):
+        plan_segments(count, 4 * stride, stride)
+
+
+def test_noise_depends_on_seed_and_segment_alone():
+    shape = (4, 3, 4, 6)
+    one = segment_noise(7, 2, shape)
+    torch.randn(3)
+    assert torch.equal(one, segment_noise(7, 2, shape))
+    for other in (segment_noise(7, 3, shape), segment_noise(8, 2, shape), segment_noise(7 + 2**32, 2, shape)):
+        assert not torch.equal(one, other)
+
+
+def test_scale_is_the_median_ratio_and_one_where_too_little_is_seen():
+    g = torch.Generator().manual_seed(0)
+    remembered = 1 + 3 * torch.rand(3, 4, 6, generator=g)
+    estimated = remembered / torch.tensor([1.7, 0.6, 1.0])[:, None, None]
+    visible = torch.rand(3, 4, 6, generator=g) < 0.7
+    estimated[0, :2, :2] *= 20  # outliers: the memory shows something else there
+    visible[2] = False
+    pixels = estimated.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    torch.testing.assert_close(align_scale(pixels, remembered, visible), torch.tensor([1.7, 0.6, 1.0]))
+
+
+def test_pictures_survive_the_way_to_the_model_and_back():
+    image = images(1)
+    assert torch.equal(as_frames(as_pixels(image)), image)
+
+
+def test_denoising_with_the_true_velocity_finds_the_clean_latents():
+    g = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 4, 3, 4, 6, generator=g), torch.randn(2, 4, 3, 4, 6, generator=g)
+    seen = []
+
+    def transformer(latents, timestep, control, encoder_hidden_states=None):
+        seen.append(timestep)
+        assert torch.equal(latents[:, :, 0], clean[:, :, 0]), "the first frame is context, at every step"
+        return SimpleNamespace(sample=noise - clean)
+
+    parts = SimpleNamespace(transformer=transformer, scheduler=build_scheduler())
+    found = denoise(parts, clean[:, :, 0], noise, torch.zeros(1), 6)
+    torch.testing.assert_close(found, clean, atol=1e-4, rtol=1e-4)
+    timesteps = torch.stack(seen)
+    assert timesteps.shape == (6, 2, 3) and not timesteps[..., 0].any()
+    assert (timesteps[0, :, 1:] > 990).all() and (timesteps.diff(dim=0)[..., 1:] < 0).all()
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_each_latent_frame_is_written_once_at_its_own_pose(temporal):
+    parts, memory = models(temporal), Recorder()
+    stride = 4 if temporal else 1
+    cameras, image = walk(5 * stride + 1), images(1)
+    assert new_frames_per_segment(parts) == 2 * stride
+    results = list(rollout(parts, [memory], image, [cameras], seeds=[0]))
+    frames, latents = joined(results)[0], torch.cat([r.latents for r in results], 2)[0]
+    assert frames.shape == (len(cameras), *SIZE, 3) and latents.shape[1] == 6
+    assert torch.equal(frames[0], image[0]), "the video begins with the image as it was given"
+    written = Cameras.cat([w.cameras for w in memory.writes])
+    assert torch.equal(written.c2w, cameras.c2w[::stride])
+    assert torch.equal(torch.cat([w.latents for w in memory.writes]), latents.transpose(0, 1).half()), "as generated"
+    shown = as_frames(torch.cat([w.frames for w in memory.writes]))
+    assert torch.equal(shown, frames[::stride]), "an RGB memory gets the frame that the latent's pose belongs to"
+    assert [set(r.seconds) for r in results] == [set(STAGES)] * 3
+
+
+def test_the_next_segment_begins_with_the_latent_of_the_last():
+    parts, begins = models(), []
+    parts.transformer.register_forward_pre_hook(lambda m, args: begins.append(args[0][:, :, 0].clone()))
+    results = list(rollout(parts, [Recorder()], images(1), [walk(5)], seeds=[0], num_inference_steps=2))
+    assert torch.equal(begins[2], results[0].latents[:, :, -1])
+    assert torch.equal(begins[0], frame_encoder(parts.vae)(as_pixels(images(1))))
+
+
+def test_a_batch_equals_its_scenes_one_by_one():
+    parts, image = models(), images(2)
+    cameras = [walk(5), walk(5, "pan_left+push_in")]
+    depth = torch.stack([box_depth(c) for c in cameras])
+
+    def run(which):
+        memories = [make_memory("latent") for _ in which]
+        chosen = [cameras[i] for i in which]
+        results = list(
+            rollout(parts, memories, image[which], chosen, seeds=[11 + i for i in which], depth=depth[which])
+        )
+        return torch.cat([r.latents for r in results], 2), results[-1].tokens
+
+    together, tokens = run([0, 1])
+    for scene in (0, 1):
+        alone, count = run([scene])
+        torch.testing.assert_close(together[scene], alone[0], atol=0.05, rtol=0.05)  # sums in bfloat16
+        assert abs(count[0] - tokens[scene]) <= 1
+    assert (together[0] - together[1]).abs().mean() > 0.2, "the scenes must differ for this to say anything"
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_memory_and_no_memory_get_the_same_noise_but_see_different_things(temporal):
+    parts, image = models(temporal), images(1)
+    cameras = walk(17 if temporal else 9)
+    depth, made = box_depth(cameras)[None], {}
+    for name in ("latent", "rgb", "none"):
+        memory = make_memory(name, **({"encode": frame_encoder(parts.vae)} if name == "rgb" else {}))
+        made[name] = list(rollout(parts, [memory], image, [cameras], seeds=[3], depth=depth))
+    assert not any(r.readouts[0].visibility.any() for r in made["none"])
+    last = {name: results[-1] for name, results in made.items()}
+    assert last["latent"].readouts[0].visibility.float().mean() > 0.9, "the way back leads through what was seen"
+    assert last["latent"].tokens[0] > 0 == last["none"].tokens[0]
+    assert last["rgb"].readouts[0].visibility.float().mean() > 0.9
+    for other in ("none", "rgb"):
+        assert not torch.equal(joined(made["latent"]), joined(made[other]))
+    first = made["latent"][0].readouts[0]
+    encoded = frame_encoder(parts.vae)(as_pixels(image))[0]
+    seen = first.visibility[0]
+    torch.testing.assert_close(first.latents[0].float()[:, seen], encoded[:, seen], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_what_moves_is_not_written(temporal):
+    parts, memory = models(temporal), Recorder()
+    cameras = walk(9)
+    moving = torch.zeros(1, 9, *SIZE, dtype=torch.bool)
+    moving[0, 3, 8:16, 0:8] = True  # one cell, in frame 3 only
+    depth = torch.full((1, 9, *SIZE), 2.0)
+    list(rollout(parts, [memory], images(1), [cameras], seeds=[0], depth=depth, moving=moving))
+    masks = torch.cat([w.mask for w in memory.writes])
+    left_out = (~masks).nonzero().tolist()
+    # With stride 4, frame 3 is one of those that latent frame 1 stands for.
+    assert left_out == [[1 if temporal else 3, 1, 0]]
+
+
+def test_depth_edges_and_unknown_depth_are_not_written():
+    memory, depth = Recorder(), torch.full((1, 5, *SIZE), 4.0)
+    depth[..., 20:] = 2.0  # an edge through the cells of column 2
+    depth[:, :, :8, :8] = 0
+    list(rollout(models(), [memory], images(1), [walk(5)], seeds=[0], depth=depth))
+    mask = memory.writes[1].mask[0]
+    assert not mask[:, 2].any() and not mask[0, 0] and mask[1:, 0].all() and mask[:, 4:].all()
+
+
+def test_estimated_depth_takes_the_scale_of_the_given_first_one():
+    parts, cameras = models(), walk(5)
+    true = box_depth(cameras)
+    calls = []
+
+    def predict(pixels, intrinsics):
+        calls.append(len(pixels))
+        return 0.4 * true[1 + 2 * (len(calls) - 1) :][: len(pixels)]
+
+    parts.depth_estimator = SimpleNamespace(predict=predict)
+    results = list(rollout(parts, [make_memory("latent")], images(1), [cameras], seeds=[0], depth=true[None, 0]))
+    depth = torch.cat([r.depth for r in results], 1)[0]
+    assert calls == [2, 2], "the given frame needs no estimate"
+    torch.testing.assert_close(depth[0], true[0])
+    assert ((depth / true).log().abs() < 0.03).all()
+
+
+def test_a_walk_goes_on_in_the_scale_of_the_memory_it_is_given():
+    parts, cameras = models(), walk(3)
+    true, memory = box_depth(cameras), make_memory("latent")
+    list(rollout(parts, [memory], images(1), [cameras], seeds=[0], depth=true[None]))
+    parts.depth_estimator = SimpleNamespace(predict=lambda pixels, intrinsics: 3.0 * true[: len(pixels)])
+    first = next(rollout(parts, [memory], images(1), [cameras], seeds=[0]))
+    assert ((first.depth[0, 0] / true[0]).log().abs() < 0.03).all()
+
+
+def test_a_frame_of_nothing_but_sky_is_no_obstacle():
+    depth = torch.full((1, 5, *SIZE), 2.0)
+    depth[:, 0] = 0
+    memory = make_memory("latent")
+    results = list(rollout(models(), [memory], images(1), [walk(5)], seeds=[0], depth=depth))
+    assert not results[0].readouts[0].visibility.any() and results[1].readouts[0].visibility.any()
+
+
+def test_a_hook_sees_every_step_and_may_replace_the_latents():
+    seen = []
+
+    def on_step(segment, step, timestep, latents):
+        seen.append((segment, step))
+        return torch.zeros_like(latents)
+
+    results = list(
+        rollout(models(), [Recorder()], images(1), [walk(5)], seeds=[0], num_inference_steps=3, on_step=on_step)
+    )
+    assert seen == [(i, j) for i in range(2) for j in range(3)]
+    assert not results[1].latents.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(seeds=[0, 1]), "cameras: expected 1 scenes"),
+        (dict(cameras=[walk(5).resize((16, 24))]), "cameras: expected the image's size 32x48"),
+        (dict(depth=torch.ones(1, 3, *SIZE)), "depth: expected"),
+        (dict(moving=torch.zeros(1, 1, *SIZE, dtype=torch.bool)), "moving: expected"),
+        (
+            dict(models=SimpleNamespace(**{**build_micro(), "depth_estimator": None})),
+            "depth: there is no depth estimator",
+        ),
+        (dict(models=models(temporal=True), cameras=[walk(6)]), "num_frames: .* 5 or 9"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_by_the_call_itself(change, message):
+    arguments = dict(models=models(), memories=[Recorder()], image=images(1), cameras=[walk(5)], seeds=[0]) | change
+    with pytest.raises(ValueError, match=message):
+        rollout(**arguments)

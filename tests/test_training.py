@@ -1,0 +1,105 @@
+"""Training: what is interrupted goes on as if it had not been, held-out rooms stay held out, recipes learn."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from mirage_nb.models.presets import build_micro
+from mirage_nb.training.data import HELD_OUT, Walks, to_model, to_people, write_walks
+from mirage_nb.training.depth import depth_loss
+from mirage_nb.training.loop import fit
+from mirage_nb.training.memory import EncodedWalks, _choose, memory_loss
+from mirage_nb.training.vae import vae_loss
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("walks")
+    write_walks(folder, 2, num_frames=7)
+    return Walks(folder)
+
+
+def losses(folder) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def quadratic(model, step, generator):
+    x = torch.randn(8, 4, generator=generator)
+    return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+
+def line(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(4, 1)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    options = dict(steps=60, lr=1e-2, warmup=5, ema=0.9, progress=False, checkpoint_minutes=0)
+    whole = fit(line(), quadratic, folder=tmp_path / "whole", **options)
+
+    def killed_at_37(model, step, generator):
+        if step == 37:
+            raise KeyboardInterrupt
+        return quadratic(model, step, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(line(), killed_at_37, folder=tmp_path / "parts", **options)
+    resumed = fit(line(seed=9), quadratic, folder=tmp_path / "parts", **options)  # other weights: the checkpoint's count
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
+    assert losses(tmp_path / "whole")[-1] == losses(tmp_path / "parts")[-1]
+
+
+def test_a_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    def broken(model, step, generator):
+        loss, figures = quadratic(model, step, generator)
+        return (loss * float("nan") if step == 5 else loss), figures
+
+    with pytest.raises(FloatingPointError, match="step 5"):
+        fit(line(), broken, steps=9, folder=tmp_path, lr=1e-2, progress=False, checkpoint_minutes=0)
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_held_out_seeds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="held out"):
+        write_walks(tmp_path, 5, first_seed=HELD_OUT - 2)
+    with pytest.raises(FileNotFoundError, match="folder"):
+        Walks(tmp_path)
+
+
+def test_pixels_survive_the_round_trip():
+    frames = torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8)
+    assert torch.equal(to_people(to_model(frames)), frames)
+
+
+def test_a_segment_never_remembers_its_own_future_on_the_way_out():
+    g = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        segment, known = _choose(25, 5, False, g)
+        step = int(segment[1] - segment[0])
+        assert abs(step) == 1 and (segment.diff() == step).all()
+        assert segment[0] in known and ((known - segment[0]) * step <= 0).all(), "remembers what it has yet to see"
+        segment, known = _choose(25, 5, True, g)
+        assert len(known) >= 2 and 0 <= known.min() and known.max() < 25
+
+
+@pytest.mark.parametrize("recipe", ["vae", "depth", "memory"])
+def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
+    parts = build_micro()
+    if recipe == "vae":
+        model, loss = parts["vae"], vae_loss(walks, batch=2, crop=16)
+    elif recipe == "depth":
+        model, loss = parts["depth_estimator"], depth_loss(walks, batch=2)
+    else:
+        model, loss = parts["transformer"], memory_loss(EncodedWalks.encode(walks, parts["vae"], parts["depth_estimator"]), batch=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    values = []
+    for _ in range(20):
+        value, _ = loss(model, 0, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < 0.9 * values[0], values
