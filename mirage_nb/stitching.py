@@ -204,15 +204,16 @@ def denoise(models, clean: Tensor, noise: Tensor, control: Tensor, steps: int, t
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise.clone()
     latents[:, :, 0] = clean
-    for step, timestep in enumerate(scheduler.timesteps):
-        timesteps = timestep.float().repeat(len(latents), latents.shape[2])
-        timesteps[:, 0] = 0
-        with torch.autocast(device, torch.bfloat16):  # the scheduler stays in float32
+    with torch.autocast(device, torch.bfloat16):  # around all steps: the weights are cast once
+        for step, timestep in enumerate(scheduler.timesteps):
+            timesteps = timestep.float().repeat(len(latents), latents.shape[2])
+            timesteps[:, 0] = 0
             velocity = models.transformer(latents, timesteps, control, encoder_hidden_states=text).sample
-        latents = scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
-        latents[:, :, 0] = clean
-        if on_step is not None:
-            latents = on_step(step, timestep, latents)
+            with torch.autocast(device, enabled=False):  # the scheduler stays in float32
+                latents = scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
+                latents[:, :, 0] = clean
+                if on_step is not None:
+                    latents = on_step(step, timestep, latents)
     return latents
 
 

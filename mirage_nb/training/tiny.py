@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mirage_nb.training.data import HELD_OUT, Walks, write_walks
-from mirage_nb.training.loop import fit, load_average
+from mirage_nb.training.loop import fit
 
 
 @dataclass
@@ -101,5 +101,3 @@ def _encoded(path: Path, walks: Walks, vae, depth):
     depths = [tensors[k] for k in sorted(tensors) if k.startswith("depth")]
     return EncodedWalks(depths=depths, size=tuple(walks["frames"].shape[2:4]), **{n: tensors[n] for n in names})
 
-
-__all__ = ["Schedule", "train_tiny", "load_average"]
