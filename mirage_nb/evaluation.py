@@ -105,14 +105,15 @@ def there_and_back_room(seed: int, num_frames: int, size: tuple[int, int] = (128
     return Clip(clip.frames[back], clip.depth[back], out[back], clip.moving[back], clip.sky[back])
 
 
-def coverage(results: Sequence, scene: int, stride: int, temporal_stride: int = 1) -> Tensor:
-    """(T, H, W) bool: pixels of cells that the memory showed when the frame was made. The first frame counts as none."""
-    parts = []
-    for index, result in enumerate(results):
-        seen = result.readouts[scene].visibility
-        seen = seen[1:].repeat_interleave(temporal_stride, 0)
-        parts += [torch.zeros_like(seen[:1])] * (index == 0) + [seen]
-    return torch.cat(parts).repeat_interleave(stride, 1).repeat_interleave(stride, 2).cpu()
+def as_pixel_mask(visibility: Tensor, frames: Tensor) -> Tensor:
+    """What the memory showed, (t, h, w) a latent frame, as (T, H, W) bool for frames (T, H, W, 3).
+
+    A latent frame stands for all pixel frames since the one before it.
+    """
+    each = (len(frames) - 1) // max(1, len(visibility) - 1)
+    seen = torch.cat([visibility[:1], visibility[1:].repeat_interleave(each, 0)])
+    cell = frames.shape[1] // visibility.shape[1]
+    return seen.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
 
 
 def evaluate_rooms(
@@ -167,7 +168,8 @@ def evaluate_rooms(
             frames = torch.cat([r.frames for r in results], 1)
             seconds = np.mean([sum(r.seconds.values()) for r in results]) / len(group)
             for scene, (seed, clip) in enumerate(zip(group, clips)):
-                covered = coverage(results, scene, stride)
+                seen = torch.cat([r.visibility[scene] for r in results])
+                covered = as_pixel_mask(seen, frames[scene])
                 videos[seed][name] = frames[scene]
                 figures[name][seed] = measure(frames[scene], clip.frames, covered) | {
                     "seconds_per_segment": float(seconds), "bytes": float(stores[scene].nbytes), "tokens": float(len(stores[scene])),

@@ -23,7 +23,7 @@ from mirage_nb.baselines import RGBPointCloud, make_memory
 from mirage_nb.models import depth as _depth  # noqa: F401, diffusers loads classes only from modules that are imported
 from mirage_nb.models import transformer as _transformer  # noqa: F401
 from mirage_nb.models.vae import spatial_stride, temporal_stride, use_frame_kernels
-from mirage_nb.runs import Run, digest, draw_seed, model_digest
+from mirage_nb.runs import TENSORS, Run, digest, draw_seed, model_digest
 from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
 from mirage_nb.trajectories import actions_to_c2w
@@ -42,12 +42,18 @@ class MirageOutput(BaseOutput):
         memory: what is remembered now; pass it to the next call to walk on.
         report: JSON-able. `segments[i].seconds.{read,denoise,decode,depth,write}`, `segments[i].tokens`,
             `memory.{tokens,bytes}`, `seed`, `versions`.
+        latents: (t, C, h, w) of the latent frames, the image's first.
+        depth: (t, H, W) z-depth in metres of the latent frames, as it was written.
+        visibility: (t, h, w) bool, the cells that the memory showed when a frame was made.
     """
 
     frames: list | Tensor
     c2w: Tensor
     memory: object
     report: dict
+    latents: Tensor
+    depth: Tensor
+    visibility: Tensor
 
 
 class MiragePipeline(DiffusionPipeline):
@@ -188,7 +194,7 @@ class MiragePipeline(DiffusionPipeline):
         with self.progress_bar(total=len(segments)) as progress:
             progress.update(len(parts))
             for result in results:
-                part = {name: getattr(result, name)[0].cpu() for name in ("frames", "latents", "depth")}
+                part = {name: getattr(result, name)[0].cpu() for name in TENSORS}
                 figures = {"seconds": result.seconds, "tokens": result.tokens[0]}
                 if run is not None:
                     run.commit(result.index, part, figures, memory)

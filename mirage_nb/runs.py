@@ -24,7 +24,7 @@ from mirage_nb.grid_io import load_tensors, save_tensors, write_aside
 
 FORMAT = "mirage-run"
 SEGMENT = "mirage-segment"
-TENSORS = ("frames", "latents", "depth")
+TENSORS = ("frames", "latents", "depth", "visibility")
 
 
 def digest(*values) -> str:
@@ -97,7 +97,7 @@ class Run:
         self.seed = seed
 
     def results(self) -> list[dict]:
-        """What the segments done made: `frames`, `latents`, `depth` (without the batch), `seconds`, `tokens`."""
+        """What the segments done made: `frames`, `latents`, `depth`, `visibility` (without the batch), `seconds`, `tokens`."""
         loaded = []
         for index in range(self.segments):
             tensors, settings = load_tensors(self._segment(index), SEGMENT, TENSORS)

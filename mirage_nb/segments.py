@@ -64,5 +64,5 @@ def segment_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
 
     It depends on nothing else, so that a resumed run, a batch and every kind of memory get the same.
     """
-    mixed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])  # torch uses 32 bits of a seed
+    mixed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])  # torch uses 32 bits of a seed
     return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed))

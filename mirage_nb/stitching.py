@@ -51,6 +51,12 @@ class SegmentResult:
     seconds: dict[str, float]
     tokens: list[int]
 
+    @property
+    def visibility(self) -> Tensor:
+        """(B, t, h, w) bool: which cells of the new latent frames the memory showed. The given image counts as none."""
+        seen = torch.stack([readout.visibility for readout in self.readouts])
+        return torch.cat([torch.zeros_like(seen[:, :1]), seen[:, 1:]], 1) if self.index == 0 else seen[:, 1:]
+
 
 def new_frames_per_segment(models) -> int:
     """Pixel frames that a segment of this model adds."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from mirage_nb.models.control import control_channels
 from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.vae import build_vae
+
+
+def bundled_model() -> Path:
+    """Where the trained model lies that comes with the project."""
+    return Path(__file__).resolve().parents[2] / "data" / "mirage-tiny"
+
 
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,

@@ -1,0 +1,110 @@
+"""The command line, on a micro model that the test makes and saves itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from mirage_nb.cli import app
+from mirage_nb.grid import LatentGrid
+from mirage_nb.inputs import read_input
+from mirage_nb.models.presets import build_micro
+from mirage_nb.pipeline import MiragePipeline
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    MiragePipeline(**build_micro()).save_pretrained(folder)
+    return str(folder)
+
+
+def run(*args) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    return result.exit_code, result.output
+
+
+def test_generate_a_room(model, tmp_path):
+    code, text = run("generate", "room:900005", "--frames", 5, "--steps", 1, "--model", model, "--out", tmp_path)
+    assert code == 0, text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["segments"][0]["seconds"]) == {"read", "denoise", "decode", "depth", "write"}
+    assert report["memory"]["tokens"] == len(LatentGrid.load(tmp_path / "memory.safetensors")) > 0
+    assert len(report["psnr_to_truth"]["per_frame"]) == len(report["psnr_to_truth"]["covered"]["per_frame"]) == 4
+    assert np.isfinite(report["closed_loop_psnr"]) and report["seed"] == 0 and "torch" in report["versions"]
+    for name in ("video.mp4", "contact.png", "memory.ply"):
+        assert (tmp_path / name).stat().st_size > 500, name
+    import av
+
+    with av.open(str(tmp_path / "video.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 5
+    assert run("generate", "room:900005", "--frames", 5, "--steps", 1, "--model", model, "--out", tmp_path)[0] == 0, "resumes"
+
+
+def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 201, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    code, text = run(
+        "generate", tmp_path / "photo.jpg", "--frames", 3, "--steps", 1, "--path", "push_in", "--model", model, "--out", tmp_path / "out"
+    )
+    assert code == 0, text
+    assert "trust" in text and "64 degrees" in text
+    assert "psnr_to_truth" not in json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_evaluate_rooms(model, tmp_path):
+    code, text = run(
+        "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1, "--model", model,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["methods"]) == {"latent", "none"} and report["methods"]["latent"]["closed_loop_psnr"]["mean"] > 0
+    assert (tmp_path / "contact.png").exists() and (tmp_path / "rooms" / "900001.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["room:x"], "INPUT"),
+        (["nowhere.jpg"], "INPUT"),
+        (["room:3", "--path", "push_out"], "pull_out"),
+        (["room:3", "--path", "push_in", "--action", "w-3"], "path"),
+        (["room:3", "--frames", "6", "--action", "w-4"], "error"),
+        (["room:3", "--trajectory", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, words, model, tmp_path):
+    if "--action" in arguments and "--path" not in arguments:
+        arguments = arguments[:-1] + ["w-zero"]
+    code, text = run("generate", *arguments, "--model", model, "--out", tmp_path)
+    assert code == 2 and words in text and "Traceback" not in text, text
+    assert len([line for line in text.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_missing_model_is_named(tmp_path):
+    code, text = run("generate", "room:3", "--frames", 3, "--model", tmp_path / "none", "--out", tmp_path)
+    assert code == 2 and "none" in text
+
+
+def test_a_path_through_the_wall_is_a_warning():
+    with pytest.warns(UserWarning, match="path"):
+        read_input("room:3", action="w-200", frames=201)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings are not on this machine")
+def test_real_recordings():
+    kitchen = read_input(str(REAL / "kitchen"), frames=9)
+    assert kitchen.image.shape == (128, 128, 3) and kitchen.depth.shape == (128, 128) and len(kitchen.truth) == 9
+    assert read_input(str(REAL / "kitchen"), frames=9, given_depth=True).depth.shape == (9, 128, 128)
+    elsewhere = read_input(str(REAL / "kitchen"), frames=9, path="pan_left")
+    assert elsewhere.truth is None and torch.equal(elsewhere.cameras.c2w[0], kitchen.cameras.c2w[0])
+    photo = read_input(str(REAL / "posed_photo"), frames=9)
+    assert photo.depth is None and len(photo.cameras) == 9 and "trust" in photo.note
