@@ -160,6 +160,7 @@ def rooms(
                 true_depth=true_depth, batch=batch, progress=progress,
             )  # fmt: skip
         report["command"] = shlex.join(["mirage-nb", *sys.argv[1:]])
+        (out / "rooms").mkdir(parents=True, exist_ok=True)
         _write_json(out / "report.json", report)
         chosen = best_median_worst(report, names[0])
         sheets = [contact_sheet(videos[seed], title=f"{rank} room, {seed}") for rank, seed in chosen.items()]

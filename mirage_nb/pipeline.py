@@ -205,7 +205,15 @@ class MiragePipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         frames = _frames_as(output_type, torch.cat([part["frames"] for part in parts]))
         report = self._report(parts, memory, seed, num_inference_steps)
-        return MirageOutput(frames=frames, c2w=cameras.c2w, memory=memory, report=report)
+        return MirageOutput(
+            frames=frames,
+            c2w=cameras.c2w,
+            memory=memory,
+            report=report,
+            latents=torch.cat([part["latents"] for part in parts], 1).transpose(0, 1),
+            depth=torch.cat([part["depth"] for part in parts]),
+            visibility=torch.cat([part["visibility"] for part in parts]),
+        )
 
     def _memory(self, memory):
         """A memory by name, or the one given, checked."""
