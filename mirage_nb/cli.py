@@ -41,6 +41,7 @@ def _one_line():
 
 
 def _pipeline(folder: str | None):
+    import torch
     from diffusers.utils import logging
 
     from mirage_nb.models.presets import bundled_model
@@ -48,7 +49,7 @@ def _pipeline(folder: str | None):
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return MiragePipeline.from_pretrained(str(folder or bundled_model()))
+    return MiragePipeline.from_pretrained(str(folder or bundled_model()), torch_dtype=torch.bfloat16)
 
 
 def _write_json(path: Path, content: dict) -> None:

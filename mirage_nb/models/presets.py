@@ -20,7 +20,7 @@ def bundled_model() -> Path:
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,
     ffn_dim=1024, num_layers=6, vace_layers=(0, 2, 4), vace_in_channels=control_channels(16), memory_layout="mirage",
-    segment_latent_frames=5,
+    memory_prior=True, segment_latent_frames=5,
 )  # fmt: skip
 
 

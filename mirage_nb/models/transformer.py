@@ -20,6 +20,8 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from torch import Tensor, nn
 
+from mirage_nb.models.control import prior_velocity
+
 
 class MirageBlock(WanTransformerBlock):
     """Wan's block, modulated frame by frame instead of token by token, and with no cross-attention without a text.
@@ -75,6 +77,8 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         vace_layers: backbone blocks that get the branch's findings (paper: 0, 2, ..., 28), the first must be 0.
         vace_in_channels: channels of the control input.
         memory_layout: what these channels are, see `control.LAYOUTS`.
+        memory_prior: predict how the velocity differs from what the memory alone would make it (`control.prior_velocity`)
+            instead of the velocity itself. For the bundled model; Wan's weights predict the velocity.
         segment_latent_frames: latent frames of a segment, the clean first one included (paper: 9).
     """
 
@@ -101,6 +105,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         vace_layers: tuple[int, ...] = tuple(range(0, 30, 2)),
         vace_in_channels: int = 96,
         memory_layout: str = "wan",
+        memory_prior: bool = False,
         segment_latent_frames: int = 9,
     ) -> None:
         super().__init__()
@@ -119,6 +124,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        if memory_prior:  # begin with what the memory alone says
+            nn.init.zeros_(self.proj_out.weight)
+            nn.init.zeros_(self.proj_out.bias)
         self.gradient_checkpointing = False
 
     def _rotary(self, positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -185,6 +193,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = self.proj_out(x.to(dtype)).float()
         x = x.unflatten(1, grid).unflatten(-1, (p_t, p_h, p_w, -1))
         sample = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        if self.config.memory_prior:
+            expected, doubt = prior_velocity(hidden_states, timestep, control)
+            sample = expected + doubt * sample
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def _condition(self, timestep: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
