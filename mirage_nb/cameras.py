@@ -83,8 +83,8 @@ class Cameras:
             raise ValueError(f"intrinsics: expected finite, positive fx and fy, got {self.intrinsics[0].tolist()}")
         if (fx < width / 20).any() or (fy < height / 20).any():
             raise ValueError(
-                f"intrinsics: a focal length below a twentieth of the {width}x{height} image is no pinhole camera's, got "
-                f"fx={fx.min().item():g}, fy={fy.min().item():g} (are they normalised? then multiply by width and height)"
+                f"intrinsics: a focal length below a twentieth of the {width}x{height} image is no camera's, got "
+                f"fx={fx.min().item():g}, fy={fy.min().item():g} (normalised? then multiply by width and height)"
             )
         if not ((cx > 0) & (cx < width) & (cy > 0) & (cy < height)).all():
             raise ValueError(

@@ -60,11 +60,15 @@ def _write_json(path: Path, content: dict) -> None:
 
 @app.command()
 def generate(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="room:17, an RGB-D folder, a posed photo's folder, or a photo.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="room:17, an RGB-D folder, a posed photo's folder, or a photo.")
+    ],
     out: Out,
     path: Annotated[str | None, typer.Option(help="A named path, as there_and_back:pan_left+push_in.")] = None,
     action: Annotated[str | None, typer.Option(help="Keystrokes, as 'w-32,j-48,l-48': wasd move, ijkl turn.")] = None,
-    trajectory: Annotated[str | None, typer.Option(help="A trajectory file (RealEstate10K, TUM, Spatia, transforms.json).")] = None,
+    trajectory: Annotated[
+        str | None, typer.Option(help="A trajectory file (RealEstate10K, TUM, Spatia, transforms.json).")
+    ] = None,
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
     memory: Annotated[Memory, typer.Option(help="What remembers between segments.")] = Memory.latent,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
@@ -76,7 +80,9 @@ def generate(
     with _one_line():
         from mirage_nb.inputs import read_input
 
-        scene = read_input(source, frames=frames, path=path, action=action, trajectory=trajectory, given_depth=given_depth)
+        scene = read_input(
+            source, frames=frames, path=path, action=action, trajectory=trajectory, given_depth=given_depth
+        )
         if scene.note:
             typer.echo(f"note: {scene.note}")
         pipe = _pipeline(model)
@@ -121,7 +127,10 @@ def _save_walk(out: Path, scene, result, name: str) -> dict:
         report["psnr_to_truth"] = {
             "mean": each.mean().item(),
             "per_frame": [round(x, 3) for x in each.tolist()],
-            "covered": {"mean": covered.nanmean().item(), "per_frame": [round(x, 3) for x in covered.nan_to_num(0).tolist()]},
+            "covered": {
+                "mean": covered.nanmean().item(),
+                "per_frame": [round(x, 3) for x in covered.nan_to_num(0).tolist()],
+            },
         }
     return report
 
@@ -129,7 +138,9 @@ def _save_walk(out: Path, scene, result, name: str) -> dict:
 @evaluate.command()
 def rooms(
     out: Out,
-    seeds: Annotated[str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")] = "900000-900031",
+    seeds: Annotated[
+        str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")
+    ] = "900000-900031",
     frames: Annotated[int, typer.Option(help="Frames there and back, an odd number.")] = 49,
     memory: Annotated[str, typer.Option(help="Memories to compare, separated by commas.")] = "latent,rgb,none",
     steps: Steps = 8,
@@ -177,7 +188,9 @@ def _print_table(report: dict) -> None:
     from rich.table import Table
 
     settings = report["settings"]
-    table = Table(title=f"{len(settings['seeds'])} held-out rooms, {settings['frames']} frames there and back, mean ± 95%")
+    table = Table(
+        title=f"{len(settings['seeds'])} held-out rooms, {settings['frames']} frames there and back, mean ± 95%"
+    )
     table.add_column("")
     names = list(report["methods"])
     for name in names:
@@ -187,14 +200,18 @@ def _print_table(report: dict) -> None:
         for name in names:
             value = report["methods"][name][metric]
             digits = 0 if metric in ("bytes", "tokens") else 1 if "psnr" in metric else 3
-            cells.append("–" if value["mean"] != value["mean"] else f"{value['mean']:.{digits}f} ± {value['ci95']:.{digits}f}")
+            cells.append(
+                "–" if value["mean"] != value["mean"] else f"{value['mean']:.{digits}f} ± {value['ci95']:.{digits}f}"
+            )
         table.add_row(metric.replace("_", " "), *cells)
     Console().print(table)
 
 
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Option(help="Where rooms, checkpoints and the model are kept; a stopped run goes on from it.")],
+    folder: Annotated[
+        Path, typer.Option(help="Where rooms, checkpoints and the model are kept; a stopped run goes on from it.")
+    ],
     preset: Annotated[str, typer.Option(help="What to train: tiny.")] = "tiny",
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
     quick: Annotated[bool, typer.Option(help="A few steps of every stage, to see that all works.")] = False,

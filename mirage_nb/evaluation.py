@@ -16,7 +16,8 @@ from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
 from mirage_nb.worlds.rooms import Clip, Room
 
 METRICS = (
-    "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy", "colour_drift",
+    "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy",
+    "colour_drift",
 )  # fmt: skip
 
 
@@ -81,7 +82,9 @@ def measure(frames: Tensor, truth: Tensor, covered: Tensor | None = None, lag: i
         "gradient_energy": gradient_energy(frames, truth),
         "colour_drift": colour_drift(frames),
     }
-    figures["psnr_to_truth_covered"] = psnr(frames[1:], truth[1:], covered[1:]).nanmean().item() if covered is not None else math.nan
+    figures["psnr_to_truth_covered"] = (
+        psnr(frames[1:], truth[1:], covered[1:]).nanmean().item() if covered is not None else math.nan
+    )
     return figures
 
 
@@ -95,7 +98,7 @@ def summary(values: Iterable[float]) -> dict[str, float]:
 
 
 def there_and_back_room(seed: int, num_frames: int, size: tuple[int, int] = (128, 128)) -> Clip:
-    """A room's walk out and the same way back, with the truth. Time stands still, so that the truth is a closed loop."""
+    """A room's walk out and the same way back, with the truth. Time stands still: the truth is a closed loop."""
     if num_frames % 2 == 0:
         raise ValueError(f"num_frames: a path there and back has an odd number of frames, got {num_frames}")
     room, half = Room(seed), num_frames // 2 + 1
@@ -140,7 +143,7 @@ def evaluate_rooms(
 
     Returns:
         A report, `methods.NAME.METRIC.{mean,ci95}` and `rooms.SEED.NAME.METRIC`, and the videos,
-        {seed: {"truth": (T, H, W, 3), NAME: ...}}. A depth network's scale is aligned to the memory; with none it stands alone.
+        {seed: {"truth": (T, H, W, 3), NAME: ...}}.
     """
     stride = spatial_stride(pipe.vae)
     segments = len(plan_segments(num_frames, new_frames_per_segment(pipe), 1))
@@ -171,12 +174,13 @@ def evaluate_rooms(
                 seen = torch.cat([r.visibility[scene] for r in results])
                 covered = as_pixel_mask(seen, frames[scene])
                 videos[seed][name] = frames[scene]
-                figures[name][seed] = measure(frames[scene], clip.frames, covered) | {
-                    "seconds_per_segment": float(seconds), "bytes": float(stores[scene].nbytes), "tokens": float(len(stores[scene])),
-                }  # fmt: skip
+                costs = {"seconds_per_segment": seconds, "bytes": stores[scene].nbytes, "tokens": len(stores[scene])}
+                figures[name][seed] = measure(frames[scene], clip.frames, covered) | {k: float(v) for k, v in costs.items()}
     columns = (*METRICS, "seconds_per_segment", "bytes", "tokens")
     methods = {name: {m: summary(f[m] for f in rooms.values()) for m in columns} for name, rooms in figures.items()}
-    settings = dict(seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, true_depth=true_depth)
+    settings = dict(
+        seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, true_depth=true_depth
+    )
     rooms = {str(seed): {name: figures[name][seed] for name in memories} for seed in videos}
     return {"settings": settings, "methods": methods, "rooms": rooms}, videos
 
@@ -185,4 +189,3 @@ def best_median_worst(report: dict, name: str) -> dict[str, int]:
     """Seeds of the rooms whose loop closes best, middling and worst with one memory."""
     order = sorted(report["rooms"], key=lambda seed: report["rooms"][seed][name]["closed_loop_psnr"])
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
-

@@ -97,7 +97,7 @@ class Run:
         self.seed = seed
 
     def results(self) -> list[dict]:
-        """What the segments done made: `frames`, `latents`, `depth`, `visibility` (without the batch), `seconds`, `tokens`."""
+        """What the segments done made: TENSORS (without the batch), `seconds` and `tokens`."""
         loaded = []
         for index in range(self.segments):
             tensors, settings = load_tensors(self._segment(index), SEGMENT, TENSORS)

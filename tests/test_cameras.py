@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,7 +149,8 @@ def test_geometry_keeps_its_precision_inside_of_autocast():
 
     def everything():
         moved = cameras.relative_to(cameras.c2w[2])
-        return moved.c2w, moved.w2c, moved.unproject(depth), moved.pluecker(), *moved.project(moved.unproject(depth)[0].flatten(0, 1))
+        return moved.c2w, moved.w2c, moved.unproject(depth), moved.pluecker(),
+        *moved.project(moved.unproject(depth)[0].flatten(0, 1))
 
     expected = everything()
     with torch.autocast("cpu", torch.bfloat16):

@@ -46,13 +46,28 @@ def test_generate_a_room(model, tmp_path):
 
     with av.open(str(tmp_path / "video.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 5
-    assert run("generate", "room:900005", "--frames", 5, "--steps", 1, "--model", model, "--out", tmp_path)[0] == 0, "resumes"
+    assert run("generate", "room:900005", "--frames", 5, "--steps", 1, "--model", model, "--out", tmp_path)[0] == 0, (
+        "resumes"
+    )
 
 
 def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 201, 3), dtype=np.uint8)).save(tmp_path / "photo.jpg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 201, 3), dtype=np.uint8)).save(
+        tmp_path / "photo.jpg"
+    )
     code, text = run(
-        "generate", tmp_path / "photo.jpg", "--frames", 3, "--steps", 1, "--path", "push_in", "--model", model, "--out", tmp_path / "out"
+        "generate",
+        tmp_path / "photo.jpg",
+        "--frames",
+        3,
+        "--steps",
+        1,
+        "--path",
+        "push_in",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "out",
     )
     assert code == 0, text
     assert "trust" in text and "64 degrees" in text
@@ -61,8 +76,8 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
 
 def test_evaluate_rooms(model, tmp_path):
     code, text = run(
-        "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1, "--model", model,
-        "--out", tmp_path,
+        "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1,
+        "--model", model, "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, text
     report = json.loads((tmp_path / "report.json").read_text())

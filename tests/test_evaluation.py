@@ -82,7 +82,13 @@ def test_the_whole_evaluation_gives_every_figure_to_every_method():
     pipe = MiragePipeline(**build_micro())
     seen = []
     report, videos = ev.evaluate_rooms(
-        pipe, [900_000, 900_001], 5, ("latent", "none"), num_inference_steps=1, batch=2, progress=lambda a, b: seen.append((a, b))
+        pipe,
+        [900_000, 900_001],
+        5,
+        ("latent", "none"),
+        num_inference_steps=1,
+        batch=2,
+        progress=lambda a, b: seen.append((a, b)),
     )
     assert seen[-1][0] == seen[-1][1] == len(seen)
     assert set(videos) == {900_000, 900_001} and set(videos[900_000]) == {"truth", "latent", "none"}

@@ -12,7 +12,9 @@ from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.vae import build_vae, decode, encode
 from mirage_nb.reprojection import Readout
 
-SMALL = dict(num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, freq_dim=16, ffn_dim=32, num_layers=4)
+SMALL = dict(
+    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, freq_dim=16, ffn_dim=32, num_layers=4
+)
 
 
 def wan(text_dim: int = 8):
@@ -25,7 +27,12 @@ def wan(text_dim: int = 8):
 def inputs(frames: int = 3, channels: int = 8):
     g = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, frames, 4, 6, generator=g)
-    return x, torch.rand(2, frames, generator=g) * 1000, torch.randn(2, channels, frames, 4, 6, generator=g), torch.randn(2, 5, 8, generator=g)
+    return (
+        x,
+        torch.rand(2, frames, generator=g) * 1000,
+        torch.randn(2, channels, frames, 4, 6, generator=g),
+        torch.randn(2, 5, 8, generator=g),
+    )
 
 
 @torch.no_grad()

@@ -18,7 +18,9 @@ def look(room: Room, size=(48, 64), frames: int = 1) -> Cameras:
 
 def lone(kind: int, centre, half, yaw: float = 0.0) -> Primitives:
     row = lambda x, **kw: torch.tensor([x], **kw)  # noqa: E731
-    return Primitives(row(kind), row(centre), row(half), row(yaw), row(0), row(False), row(False), row([0.0, 0, 0]), row(0.0))
+    return Primitives(
+        row(kind), row(centre), row(half), row(yaw), row(0), row(False), row(False), row([0.0, 0, 0]), row(0.0)
+    )
 
 
 def with_scene(scene: Primitives) -> Room:

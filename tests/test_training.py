@@ -47,7 +47,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(line(), killed_at_37, folder=tmp_path / "parts", **options)
-    resumed = fit(line(seed=9), quadratic, folder=tmp_path / "parts", **options)  # other weights: the checkpoint's count
+    resumed = fit(
+        line(seed=9), quadratic, folder=tmp_path / "parts", **options
+    )  # other weights: the checkpoint's count
     assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
     assert losses(tmp_path / "whole")[-1] == losses(tmp_path / "parts")[-1]
 
@@ -93,7 +95,10 @@ def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
     elif recipe == "depth":
         model, loss = parts["depth_estimator"], depth_loss(walks, batch=2)
     else:
-        model, loss = parts["transformer"], memory_loss(EncodedWalks.encode(walks, parts["vae"], parts["depth_estimator"]), batch=2)
+        model, loss = (
+            parts["transformer"],
+            memory_loss(EncodedWalks.encode(walks, parts["vae"], parts["depth_estimator"]), batch=2),
+        )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     values = []
     for _ in range(20):

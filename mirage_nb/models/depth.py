@@ -37,13 +37,17 @@ class MirageDepthModel(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, widths: tuple[int, int, int] = (64, 128, 192), blocks: int = 2, attention_layers: int = 2) -> None:
+    def __init__(
+        self, widths: tuple[int, int, int] = (64, 128, 192), blocks: int = 2, attention_layers: int = 2
+    ) -> None:
         super().__init__()
         low, middle, high = widths
         self.stem = nn.Conv2d(5 * FOLD**2, low, 3, padding=1)
         self.down = nn.ModuleList([nn.Conv2d(low, middle, 2, 2), nn.Conv2d(middle, high, 2, 2)])
         self.encoder = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(blocks))) for w in widths)
-        layer = dict(nhead=4, dim_feedforward=2 * high, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layer = dict(
+            nhead=4, dim_feedforward=2 * high, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.attention = nn.ModuleList(nn.TransformerEncoderLayer(high, **layer) for _ in range(attention_layers))
         self.up = nn.ModuleList([nn.Conv2d(high, middle, 1), nn.Conv2d(middle, low, 1)])
         self.decoder = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(blocks))) for w in (middle, low))
@@ -72,9 +76,11 @@ class MirageDepthModel(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def predict(self, pixels: Tensor, intrinsics: Tensor) -> Tensor:
-        """z-depth in metres (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1]; any size (padded to multiples of 16)."""
+        """z-depth in metres (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1] of any size."""
         height, width = pixels.shape[2:]
         padded = F.pad(pixels, (0, -width % 16, 0, -height % 16), mode="replicate")
         with torch.autocast(pixels.device.type, torch.bfloat16):
-            log_depth = torch.cat([self(p, k) for p, k in zip(padded.split(16), intrinsics.expand(len(pixels), 4).split(16))])
+            log_depth = torch.cat(
+                [self(p, k) for p, k in zip(padded.split(16), intrinsics.expand(len(pixels), 4).split(16))]
+            )
         return log_depth[:, :height, :width].float().exp()

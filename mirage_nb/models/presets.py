@@ -46,8 +46,9 @@ def build_micro(seed: int = 0, temporal: bool = False) -> dict:
     times = dict(temperal_downsample=[True, True], scale_factor_temporal=4) if temporal else {}
     vae = build_vae(base_dim=4, decoder_base_dim=4, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **times)
     transformer = MirageTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=None, freq_dim=16, ffn_dim=32,
-        num_layers=2, vace_layers=(0,), vace_in_channels=control_channels(4), memory_layout="mirage", segment_latent_frames=3,
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=None, freq_dim=16,
+        ffn_dim=32, num_layers=2, vace_layers=(0,), vace_in_channels=control_channels(4),
+        memory_layout="mirage", segment_latent_frames=3,
     )  # fmt: skip
     torch.nn.init.normal_(transformer.vace_blocks[0].proj_out.weight, std=0.2)  # so that the memory shows in the output
     depth = MirageDepthModel(widths=(8, 8, 8), blocks=1, attention_layers=1)

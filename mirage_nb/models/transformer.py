@@ -1,8 +1,8 @@
 """Wan's video transformer with a memory branch: the generator of the paper (section on conditioning).
 
 Built from diffusers' own blocks, with the parameter names of `WanTransformer3DModel` and of its VACE sibling, so that
-Wan backbones and VACE-style branches load as they are. What diffusers' VACE model lacks and this one has: a timestep per
-latent frame, free temporal positions, reference frames that the branch does not see, and a form without text.
+Wan backbones and VACE-style branches load as they are. What diffusers' VACE model lacks and this one has: a timestep
+per latent frame, free temporal positions, reference frames that the branch does not see, and a form without text.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class MirageBlock(WanTransformerBlock):
     def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor | None, temb: Tensor, rotary_emb) -> Tensor:
         """hidden_states (B, T * tokens, D), temb (B, T, 6, D)."""
         frames = temb.shape[1]
-        shift, scale, gate, c_shift, c_scale, c_gate = (self.scale_shift_table[:, None] + temb.float()).unsqueeze(3).unbind(2)
+        shift, scale, gate, c_shift, c_scale, c_gate = (
+            (self.scale_shift_table[:, None] + temb.float()).unsqueeze(3).unbind(2)
+        )
 
         def modulate(x: Tensor, norm: nn.Module, shift: Tensor, scale: Tensor) -> Tensor:
             return torch.addcmul(shift, norm(x).unflatten(1, (frames, -1)), 1 + scale).flatten(1, 2)
@@ -77,7 +79,8 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         vace_layers: backbone blocks that get the branch's findings (paper: 0, 2, ..., 28), the first must be 0.
         vace_in_channels: channels of the control input.
         memory_layout: what these channels are, see `control.LAYOUTS`.
-        memory_prior: predict how the velocity differs from what the memory alone would make it (`control.prior_velocity`)
+        memory_prior: predict how the velocity differs from what the memory alone would make it
+        (`control.prior_velocity`)
             instead of the velocity itself. For the bundled model; Wan's weights predict the velocity.
         segment_latent_frames: latent frames of a segment, the clean first one included (paper: 9).
     """
@@ -110,7 +113,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     ) -> None:
         super().__init__()
         if not vace_layers or vace_layers[0] != 0 or max(vace_layers) >= num_layers:
-            raise ValueError(f"vace_layers: expected to begin with 0 and stay below {num_layers}, got {tuple(vace_layers)}")
+            raise ValueError(
+                f"vace_layers: expected to begin with 0 and stay below {num_layers}, got {tuple(vace_layers)}"
+            )
         dim = num_attention_heads * attention_head_dim
         block = (dim, ffn_dim, num_attention_heads, cross_attn_norm, eps, text_dim is not None)
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
@@ -136,7 +141,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             t, y, x = table.split([rope.t_dim, rope.h_dim, rope.w_dim], dim=1)
             grid = (len(positions), height, width, -1)
             t, y, x = t[positions][:, None, None], y[:height][None, :, None], x[:width][None, None]
-            tables.append(torch.cat([t.expand(grid), y.expand(grid), x.expand(grid)], -1).flatten(0, 2)[None, :, None].float())
+            tables.append(
+                torch.cat([t.expand(grid), y.expand(grid), x.expand(grid)], -1).flatten(0, 2)[None, :, None].float()
+            )
         return tables[0], tables[1]
 
     def forward(
@@ -172,7 +179,11 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestep = timestep[:, None].expand(-1, frames) if timestep.ndim == 1 else timestep
         temb, modulation, text = self._condition(timestep[:, ::p_t], encoder_hidden_states)
 
-        dtype = torch.get_autocast_dtype(hidden_states.device.type) if torch.is_autocast_enabled(hidden_states.device.type) else self.dtype
+        dtype = (
+            torch.get_autocast_dtype(hidden_states.device.type)
+            if torch.is_autocast_enabled(hidden_states.device.type)
+            else self.dtype
+        )
         x = self.patch_embedding(hidden_states.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
         skip = num_references // p_t
         seen = (modulation[:, skip:], tuple(r[:, skip * tokens :] for r in rotary))
@@ -202,10 +213,15 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Time embedding (B, T, D), its projection (B, T, 6, D), and the embedded text."""
         embedder = self.condition_embedder
         if (text is None) != (embedder.text_embedder is None):
-            raise ValueError("encoder_hidden_states: this model " + ("has no text input" if text is not None else "needs text embeddings"))
+            raise ValueError(
+                "encoder_hidden_states: this model "
+                + ("has no text input" if text is not None else "needs text embeddings")
+            )
         frequencies = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
         temb = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype))
-        modulation = embedder.time_proj(embedder.act_fn(temb).to(embedder.time_proj.weight.dtype)).unflatten(-1, (6, -1))
+        modulation = embedder.time_proj(embedder.act_fn(temb).to(embedder.time_proj.weight.dtype)).unflatten(
+            -1, (6, -1)
+        )
         return temb, modulation, None if text is None else embedder.text_embedder(text.to(self.dtype))
 
     def _run(self, block: nn.Module, *args) -> Tensor:

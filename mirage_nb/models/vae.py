@@ -12,8 +12,8 @@ from torch import Tensor, nn
 # Stride 8, every frame its own latent: a memory of single tokens wants latents that do not depend on the frames before.
 TINY_VAE = dict(
     base_dim=32, decoder_base_dim=32, dim_mult=[1, 2, 2], num_res_blocks=1, is_residual=True, z_dim=16, patch_size=2,
-    in_channels=12, out_channels=12, temperal_downsample=[False, False], scale_factor_temporal=1, scale_factor_spatial=8,
-    latents_mean=[0.0] * 16, latents_std=[1.0] * 16,
+    in_channels=12, out_channels=12, temperal_downsample=[False, False], scale_factor_temporal=1,
+    scale_factor_spatial=8, latents_mean=[0.0] * 16, latents_std=[1.0] * 16,
 )  # fmt: skip
 
 

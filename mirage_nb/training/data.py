@@ -69,7 +69,9 @@ class Walks:
     def __init__(self, folder: str | Path, limit: int | None = None) -> None:
         paths = sorted(Path(folder).glob("walks-*.safetensors"))[:limit]
         if not paths:
-            raise FileNotFoundError(f"folder: no walks-*.safetensors in {folder}; write them with `mirage-nb train data`")
+            raise FileNotFoundError(
+                f"folder: no walks-*.safetensors in {folder}; write them with `mirage-nb train data`"
+            )
         parts: dict[str, list[Tensor]] = {}
         for path in paths:
             with safe_open(path, "pt") as file:

@@ -24,7 +24,9 @@ def depth_loss(walks: Walks, batch: int = 16):
         frames = torch.randint(walks.num_frames, (batch,), generator=generator)
         pixels = _augment(walks.pixels(rooms, frames), generator)
         depth, intrinsics = walks["depth"][rooms, frames].float(), walks["intrinsics"][rooms]
-        if torch.rand((), generator=generator) < 0.5:  # our principal points are centred, so a mirror image needs no more
+        if (
+            torch.rand((), generator=generator) < 0.5
+        ):  # our principal points are centred, so a mirror image needs no more
             pixels, depth = pixels.flip(-1), depth.flip(-1)
         error = model(pixels, intrinsics) - depth.clamp(min=1e-2).log()
         known = depth > 0

@@ -75,7 +75,9 @@ def fit(
         with accelerator.autocast():
             loss, figures = batch_loss(wrapped, step, generator)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; {checkpoint} holds the last good state")
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {step}; {checkpoint} holds the last good state"
+            )
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(list(trained.values()), 1.0)
         optimizer.step()
@@ -86,7 +88,9 @@ def fit(
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         if step % 20 == 0:
             bar.set_postfix(loss=f"{smooth:.4f}", **{k: f"{v:.3f}" for k, v in figures.items()})
-            log.write(json.dumps({"step": step, "loss": loss.item(), "smooth": smooth, "time": time.time(), **figures}) + "\n")
+            log.write(
+                json.dumps({"step": step, "loss": loss.item(), "smooth": smooth, "time": time.time(), **figures}) + "\n"
+            )
             log.flush()
         if validate and (step + 1) % validate_every == 0:
             figures = validate(model)
@@ -118,7 +122,9 @@ def _save(path: Path, step: int, trained: dict, average: dict, optimizer: torch.
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = value
     temporary = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": "mirage-training", "step": str(step)})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": "mirage-training", "step": str(step)}
+    )
     os.replace(temporary, path)
 
 

@@ -87,7 +87,8 @@ def _choose(total: int, length: int, returning: bool, generator: torch.Generator
 
 
 def _remember(data: EncodedWalks, room: int, known: Tensor, segment: Tensor, generator: torch.Generator) -> Readout:
-    """The readout, in the segment's cameras, of a memory that holds the known frames: with imperfect depth and tokens."""
+    """The readout, in the segment's cameras, of a memory that holds the known frames: with imperfect depth and
+    tokens."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
@@ -126,7 +127,11 @@ def memory_loss(data: EncodedWalks, batch: int = 8, length: int = 5, drop: float
     def batch_loss(model: nn.Module, step: int, generator: torch.Generator):
         clean, control = sample(generator)
         uniform = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # stratified
-        sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform))[:, None, None, None, None].expand(-1, -1, length, -1, -1).clone()
+        sigma = (
+            (SHIFT * uniform / (1 + (SHIFT - 1) * uniform))[:, None, None, None, None]
+            .expand(-1, -1, length, -1, -1)
+            .clone()
+        )
         sigma[:, :, 0] = 0
         noise = torch.randn(clean.shape, generator=generator)
         noisy = (1 - sigma) * clean + sigma * noise

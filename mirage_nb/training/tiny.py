@@ -62,7 +62,16 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     if compile:
         for block in (*transformer.blocks, *transformer.vace_blocks):
             block.compile()
-    fit(transformer, memory_loss(encoded), steps=schedule.memory, folder=folder / "memory", lr=6e-4, ema=0.999, warmup=200, seed=seed)
+    fit(
+        transformer,
+        memory_loss(encoded),
+        steps=schedule.memory,
+        folder=folder / "memory",
+        lr=6e-4,
+        ema=0.999,
+        warmup=200,
+        seed=seed,
+    )
     transformer.eval()
     pipe = MiragePipeline(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
     return _save(pipe, folder / "mirage-tiny")
@@ -100,4 +109,3 @@ def _encoded(path: Path, walks: Walks, vae, depth):
     tensors = load_file(path)
     depths = [tensors[k] for k in sorted(tensors) if k.startswith("depth")]
     return EncodedWalks(depths=depths, size=tuple(walks["frames"].shape[2:4]), **{n: tensors[n] for n in names})
-

@@ -31,8 +31,8 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
 def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, sample: bool = True):
     """The `batch_loss` of `loop.fit` for the VAE: random crops of random frames.
 
-    With `sample=False` the decoder sees the posterior's mean, as it does in use: to polish it once the encoder is frozen
-    and latents no longer change.
+    With `sample=False` the decoder sees the posterior's mean, as it does in use: to polish it once the encoder is
+    frozen and latents no longer change.
     """
 
     def batch_loss(vae, step, generator):
@@ -69,7 +69,8 @@ def set_statistics(vae, walks: Walks, frames: int = 512) -> None:
     """Measure the latents' mean and standard deviation a channel and put them into the VAE's config."""
     generator = torch.Generator().manual_seed(0)
     pixels = walks.pixels(
-        torch.randint(len(walks), (frames,), generator=generator), torch.randint(walks.num_frames, (frames,), generator=generator)
+        torch.randint(len(walks), (frames,), generator=generator),
+        torch.randint(walks.num_frames, (frames,), generator=generator),
     )
     with torch.autocast(pixels.device.type, torch.bfloat16):
         latents = torch.cat([vae.encode(p.unsqueeze(2)).latent_dist.mode().float() for p in pixels.split(16)])

@@ -11,40 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from mirage_nb.worlds import furniture
 from mirage_nb.worlds import textures as tx
-from mirage_nb.worlds.raycast import BOX, CYLINDER, SPHERE, Lighting, Primitives
-
-
-class Builder:
-    """Collects primitives and baked textures."""
-
-    def __init__(self, p: tx.Palette) -> None:
-        self.p = p
-        self.rows: list[tuple] = []
-        self.textures: list[Tensor] = []
-        self.footprints: list[tuple[float, float, float]] = []  # x, z, radius: what stands on the floor
-
-    def texture(self, picture: Tensor) -> int:
-        self.textures.append(picture.clamp(0.02, 1).expand(tx.SIZE, tx.SIZE, 3))
-        return len(self.textures) - 1
-
-    def add(self, kind, centre, half, texture, yaw=0.0, fitted=False, shell=False, motion=(0, 0, 0), phase=0.0) -> None:
-        self.rows.append((kind, centre, half, yaw, texture, fitted, shell, motion, phase))
-
-    def box(self, centre, half, texture, **kwargs) -> None:
-        self.add(BOX, centre, half, texture, **kwargs)
-
-    def round(self, kind, centre, radius, height, texture, **kwargs) -> None:
-        half = (radius, height / 2, radius) if kind == CYLINDER else (radius,) * 3
-        self.add(kind, centre, half, texture, **kwargs)
-
-    def primitives(self) -> Primitives:
-        kind, centre, half, yaw, texture, fitted, shell, motion, phase = zip(*self.rows)
-        return Primitives(
-            torch.tensor(kind), torch.tensor(centre, dtype=torch.float32), torch.tensor(half, dtype=torch.float32),
-            torch.tensor(yaw, dtype=torch.float32), torch.tensor(texture), torch.tensor(fitted), torch.tensor(shell),
-            torch.tensor(motion, dtype=torch.float32), torch.tensor(phase, dtype=torch.float32),
-        )
+from mirage_nb.worlds.furniture import Builder
+from mirage_nb.worlds.raycast import Lighting, Primitives
 
 
 def build(p: tx.Palette, moving: int) -> tuple[Primitives, Tensor, Lighting, tuple[float, float]]:
@@ -52,18 +22,26 @@ def build(p: tx.Palette, moving: int) -> tuple[Primitives, Tensor, Lighting, tup
     b = Builder(p)
     width, depth, height = p.uniform(4.2, 6.2), p.uniform(4.2, 6.2), p.uniform(2.5, 2.9)
     far = p.uniform(2.8, 4.2)  # depth of the second room, which lies behind the wall at z = depth
-    wall_kinds, floor_kinds = [tx.plaster, tx.plaster, tx.stripes, tx.bricks], [tx.planks, tx.planks, tx.tiles, tx.cloth]
+    wall_kinds, floor_kinds = (
+        [tx.plaster, tx.plaster, tx.stripes, tx.bricks],
+        [tx.planks, tx.planks, tx.tiles, tx.cloth],
+    )
 
     def surface(kinds, family):
         return b.texture(p.pick(kinds)(p, p.colour(family)))
 
     ceiling = b.texture(tx.plaster(p, torch.tensor([0.87, 0.86, 0.84])))
-    walls = [surface(wall_kinds, tx.WALLS)] * 4 if p.uniform() < 0.4 else [surface(wall_kinds, tx.WALLS) for _ in range(4)]
+    walls = (
+        [surface(wall_kinds, tx.WALLS)] * 4 if p.uniform() < 0.4 else [surface(wall_kinds, tx.WALLS) for _ in range(4)]
+    )
     walls[p.integer(4)] = b.texture(tx.plaster(p, p.colour(tx.ACCENTS) * 0.5 + 0.35))  # an accent wall
     second = surface(wall_kinds, tx.WALLS + tx.ACCENTS)
     t = 0.05
     # Shells: floor and ceiling of both rooms, then their walls.
-    for z0, z1, floor in ((0, depth, surface(floor_kinds, tx.FLOORS)), (depth, depth + far, surface(floor_kinds, tx.FLOORS))):
+    for z0, z1, floor in (
+        (0, depth, surface(floor_kinds, tx.FLOORS)),
+        (depth, depth + far, surface(floor_kinds, tx.FLOORS)),
+    ):
         middle, half = (width / 2, (z0 + z1) / 2), (z1 - z0) / 2
         b.box((middle[0], t, middle[1]), (width / 2, t, half), floor, shell=True)
         b.box((middle[0], -height - t, middle[1]), (width / 2, t, half), ceiling, shell=True)
@@ -93,16 +71,32 @@ def build(p: tx.Palette, moving: int) -> tuple[Primitives, Tensor, Lighting, tup
         b.footprints.append((x, z, reach / 2 + 0.2))
 
     _decorate(b, width, depth, far, height, (left, gap))
-    shelves = [_cabinet, _cabinet, _sofa, _plant, _table, _bed, _stool, _lamp, _crates, _ball]
+    makers = [
+        furniture.cabinet,
+        furniture.cabinet,
+        furniture.sofa,
+        furniture.plant,
+        furniture.table,
+        furniture.bed,
+        furniture.stool,
+        furniture.lamp,
+        furniture.crates,
+        furniture.ball,
+    ]
     for room in range(2):
         z0, z1 = (0, depth) if room == 0 else (depth, depth + far)
         for _ in range(6 + p.integer(3) if room == 0 else 3 + p.integer(2)):
-            _place(b, p.pick(shelves), width, z0, z1)
+            _place(b, p.pick(makers), width, z0, z1)
     rug = b.texture(tx.rug(p, p.colour(tx.ACCENTS)))
-    b.box((p.uniform(0.35, 0.65) * width, -0.005, p.uniform(0.35, 0.65) * depth), (p.uniform(0.6, 1.1), 0.006, p.uniform(0.5, 0.9)),
-          rug, yaw=p.uniform(-0.4, 0.4), fitted=True)
+    b.box(
+        (p.uniform(0.35, 0.65) * width, -0.005, p.uniform(0.35, 0.65) * depth),
+        (p.uniform(0.6, 1.1), 0.006, p.uniform(0.5, 0.9)),
+        rug,
+        yaw=p.uniform(-0.4, 0.4),
+        fitted=True,
+    )
     for _ in range(moving):
-        _mover(b, width, depth)
+        furniture.mover(b, width, depth)
 
     scene = b.primitives()
     sun = torch.nn.functional.normalize(torch.tensor([p.uniform(-0.7, 0.7), -1.0, p.uniform(-0.7, 0.7)]), dim=0)
@@ -147,7 +141,11 @@ def _decorate(b: Builder, width: float, depth: float, far: float, height: float,
         y, out = -p.uniform(1.35, 1.6), wall + inward * 0.015
 
         def slab(da, dy, ha, hy, thick, texture, **kw):
-            centre, half = ((along + da, y + dy, out), (ha, hy, thick)) if axis == "z" else ((out, y + dy, along + da), (thick, hy, ha))
+            centre, half = (
+                ((along + da, y + dy, out), (ha, hy, thick))
+                if axis == "z"
+                else ((out, y + dy, along + da), (thick, hy, ha))
+            )
             b.box(centre, half, texture, **kw)
 
         if not window:
@@ -155,130 +153,35 @@ def _decorate(b: Builder, width: float, depth: float, far: float, height: float,
             continue
         slab(0, 0, hw, hh, 0.01, -1)
         frame = b.texture(tx.wood(p, p.colour(tx.ACCENTS[7:8] + tx.FLOORS)))
-        for da, dy, ha, hy in ((-hw, 0, 0.04, hh), (hw, 0, 0.04, hh), (0, 0, 0.025, hh), (0, -hh, hw, 0.04), (0, hh, hw + 0.05, 0.045)):
+        for da, dy, ha, hy in (
+            (-hw, 0, 0.04, hh),
+            (hw, 0, 0.04, hh),
+            (0, 0, 0.025, hh),
+            (0, -hh, hw, 0.04),
+            (0, hh, hw + 0.05, 0.045),
+        ):
             slab(da, dy, ha, hy, 0.04, frame)
 
 
-def _place(b: Builder, furniture, width: float, z0: float, z1: float) -> None:
+def _place(b: Builder, maker, width: float, z0: float, z1: float) -> None:
     """Try a few spots; against a wall for what stands there."""
     p = b.p
-    against = furniture in (_cabinet, _sofa, _bed)
+    against = maker in (furniture.cabinet, furniture.sofa, furniture.bed)
     for _ in range(12):
-        radius = 0.75 if furniture in (_sofa, _bed, _table) else 0.5
-        gap = 0.32 if furniture is _cabinet else (0.95 if furniture is _bed else 0.5)
+        radius = 0.75 if maker in (furniture.sofa, furniture.bed, furniture.table) else 0.5
+        gap = 0.32 if maker is furniture.cabinet else (0.95 if maker is furniture.bed else 0.5)
         if against:
-            x, z, yaw = p.pick([
-                (p.uniform(0.8, width - 0.8), z0 + gap, math.pi), (gap, p.uniform(z0 + 0.8, z1 - 0.8), -math.pi / 2),
-                (width - gap, p.uniform(z0 + 0.8, z1 - 0.8), math.pi / 2), (p.uniform(0.8, width - 0.8), z1 - gap - 0.06, 0.0),
-            ])
+            x, z, yaw = p.pick(
+                [
+                    (p.uniform(0.8, width - 0.8), z0 + gap, math.pi),
+                    (gap, p.uniform(z0 + 0.8, z1 - 0.8), -math.pi / 2),
+                    (width - gap, p.uniform(z0 + 0.8, z1 - 0.8), math.pi / 2),
+                    (p.uniform(0.8, width - 0.8), z1 - gap - 0.06, 0.0),
+                ]
+            )
         else:
             x, z, yaw = p.uniform(0.5, width - 0.5), p.uniform(z0 + 0.5, z1 - 0.5), p.uniform(-math.pi, math.pi)
         if all((x - fx) ** 2 + (z - fz) ** 2 > (radius + fr) ** 2 for fx, fz, fr in b.footprints):
             b.footprints.append((x, z, radius))
-            furniture(b, x, z, yaw)
+            maker(b, x, z, yaw)
             return
-
-
-def _offset(x: float, z: float, yaw: float, dx: float, dz: float) -> tuple[float, float]:
-    c, s = math.cos(yaw), math.sin(yaw)
-    return x + c * dx + s * dz, z - s * dx + c * dz
-
-
-def _parts(b: Builder, x: float, z: float, yaw: float, parts) -> None:
-    """Boxes in the frame of a piece of furniture: (dx, height of the centre, dz, hx, hy, hz, texture, fitted)."""
-    for dx, up, dz, hx, hy, hz, texture, fitted in parts:
-        px, pz = _offset(x, z, yaw, dx, dz)
-        b.box((px, -up, pz), (hx, hy, hz), texture, yaw=yaw, fitted=fitted)
-
-
-def _cabinet(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    base = p.colour(tx.FLOORS + tx.ACCENTS)
-    tall = p.uniform(0.8, 1.9)
-    front = b.texture(tx.bookshelf(p, base) if p.uniform() < 0.55 else tx.panels(p, base))
-    side = b.texture(tx.wood(p, base))
-    hw = p.uniform(0.4, 0.7)
-    _parts(b, x, z, yaw, [(0, tall / 2, 0, hw, tall / 2, 0.2, side, False), (0, tall / 2, -0.2, hw, tall / 2, 0.012, front, True)])
-    if tall < 1.3:
-        b.round(SPHERE, (x, -tall - 0.14, z), 0.14, 0, b.texture(tx.cloth(p, p.colour(tx.ACCENTS))))
-
-
-def _sofa(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    fabric = b.texture(tx.cloth(p, p.colour(tx.ACCENTS)))
-    cushion = b.texture(tx.cloth(p, p.colour(tx.ACCENTS + tx.WALLS)))
-    _parts(b, x, z, yaw, [(0, 0.22, 0, 0.8, 0.22, 0.4, fabric, False), (0, 0.6, 0.32, 0.8, 0.2, 0.1, fabric, False),
-                          (-0.75, 0.5, 0, 0.09, 0.12, 0.4, fabric, False), (0.75, 0.5, 0, 0.09, 0.12, 0.4, fabric, False),
-                          (-0.35, 0.56, 0.15, 0.2, 0.13, 0.07, cushion, False)])
-
-
-def _bed(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    frame, cover = b.texture(tx.wood(p, p.colour(tx.FLOORS))), b.texture(tx.cloth(p, p.colour(tx.ACCENTS)))
-    pillow = b.texture(tx.cloth(p, torch.tensor([0.86, 0.85, 0.82])))
-    _parts(b, x, z, yaw, [(0, 0.15, 0, 0.7, 0.15, 0.9, frame, False), (0, 0.38, -0.1, 0.68, 0.09, 0.78, cover, False),
-                          (0, 0.42, 0.7, 0.5, 0.09, 0.17, pillow, False), (0, 0.5, 0.92, 0.72, 0.5, 0.04, frame, False)])
-
-
-def _table(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    wood, up = b.texture(tx.wood(p, p.colour(tx.FLOORS))), p.uniform(0.6, 0.78)
-    hx, hz = p.uniform(0.4, 0.65), p.uniform(0.35, 0.45)
-    legs = [(sx * (hx - 0.06), up / 2, sz * (hz - 0.06), 0.04, up / 2, 0.04, wood, False) for sx in (-1, 1) for sz in (-1, 1)]
-    _parts(b, x, z, yaw, [(0, up, 0, hx, 0.03, hz, wood, False)] + legs)
-    px, pz = _offset(x, z, yaw, p.uniform(-0.2, 0.2), p.uniform(-0.15, 0.15))
-    tall = p.uniform(0.16, 0.32)
-    b.round(CYLINDER, (px, -up - 0.03 - tall / 2, pz), p.uniform(0.07, 0.12), tall, b.texture(tx.cloth(p, p.colour(tx.ACCENTS))))
-
-
-def _plant(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    pot, leaf = b.texture(tx.cloth(p, p.colour(tx.ACCENTS[5:8]))), b.texture(tx.cloth(p, p.colour([(0.25, 0.40, 0.22), (0.33, 0.46, 0.28)])))
-    b.round(CYLINDER, (x, -0.18, z), 0.19, 0.36, pot)
-    tall = p.uniform(0.5, 1.0)
-    b.round(SPHERE, (x, -0.36 - tall / 2, z), p.uniform(0.25, 0.34), 0, leaf)
-    b.round(SPHERE, (x + 0.1, -0.3 - tall, z + 0.06), p.uniform(0.18, 0.26), 0, leaf)
-
-
-def _stool(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    up = p.uniform(0.42, 0.6)
-    seat = b.texture(tx.cloth(p, p.colour(tx.ACCENTS)))
-    b.round(CYLINDER, (x, -up / 2, z), 0.06, up, b.texture(tx.wood(p, p.colour(tx.FLOORS))))
-    b.round(CYLINDER, (x, -up, z), p.uniform(0.2, 0.28), 0.1, seat)
-
-
-def _lamp(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    dark = b.texture(tx.wood(p, p.colour(tx.ACCENTS[6:7])))
-    b.round(CYLINDER, (x, -0.75, z), 0.03, 1.5, dark)
-    b.round(CYLINDER, (x, -0.02, z), 0.17, 0.04, dark)
-    b.round(CYLINDER, (x, -1.6, z), p.uniform(0.17, 0.25), 0.32, b.texture(tx.cloth(p, p.colour(tx.ACCENTS[2:3] + tx.WALLS))))
-
-
-def _crates(b: Builder, x, z, yaw) -> None:
-    p = b.p
-    e = p.uniform(0.2, 0.3)
-    low, high = (b.texture(tx.panels(p, p.colour(tx.FLOORS + tx.ACCENTS))) for _ in range(2))
-    _parts(b, x, z, yaw, [(0, e, 0, e, e, e, low, True)])
-    _parts(b, x, z, yaw + 0.4, [(0.04, 2 * e + 0.7 * e, 0, 0.7 * e, 0.7 * e, 0.7 * e, high, True)])
-
-
-def _ball(b: Builder, x, z, yaw) -> None:
-    r = b.p.uniform(0.16, 0.3)
-    b.round(SPHERE, (x, -r, z), r, 0, b.texture(tx.stripes(b.p, b.p.colour(tx.ACCENTS))))
-
-
-def _mover(b: Builder, width: float, depth: float) -> None:
-    """A body that swings to and fro across the main room: a ball, or somebody's robot."""
-    p = b.p
-    x, z = p.uniform(0.35, 0.65) * width, p.uniform(0.3, 0.8) * depth
-    angle, reach = p.uniform(0, math.pi), p.uniform(0.5, 1.2)
-    motion = (reach * math.cos(angle), 0.0, reach * math.sin(angle))
-    texture, phase = b.texture(tx.stripes(p, p.colour(tx.ACCENTS))), p.uniform(0, 2 * math.pi)
-    if p.integer(2):
-        r = p.uniform(0.18, 0.32)
-        b.round(SPHERE, (x, -r, z), r, 0, texture, motion=motion, phase=phase)
-    else:
-        b.round(CYLINDER, (x, -0.4, z), 0.2, 0.8, texture, motion=motion, phase=phase)
-        b.round(SPHERE, (x, -0.98, z), 0.19, 0, b.texture(tx.cloth(p, p.colour(tx.ACCENTS))), motion=motion, phase=phase)

@@ -24,7 +24,8 @@ MOVES = ("push_in", "pull_out", "move_left", "move_right", "push_in", "move_left
 class Clip:
     """Posed frames with depth. `moving` and `sky` are None where nobody knows them.
 
-    frames: (T, H, W, 3) uint8. depth: (T, H, W) z-depth in metres, 0 = unknown (the sky, too). moving, sky: (T, H, W) bool.
+    frames: (T, H, W, 3) uint8. depth: (T, H, W) z-depth in metres, 0 = unknown (the sky, too). moving, sky: (T, H, W)
+    bool.
     """
 
     frames: Tensor
@@ -76,7 +77,9 @@ class Room:
         return pose
 
     def _depth_ahead(self, pose: Tensor) -> Tensor:
-        cameras = Cameras(pose, torch.tensor([TILE * 0.9, TILE * 0.9, TILE / 2, TILE / 2]), (TILE, TILE)).to(self.device)
+        cameras = Cameras(pose, torch.tensor([TILE * 0.9, TILE * 0.9, TILE / 2, TILE / 2]), (TILE, TILE)).to(
+            self.device
+        )
         rays = tile_rays(cameras)[..., :1, :].flatten(0, 2)
         depth, _ = trace(self.scene.at(0.0), cameras.centers, rays)
         return depth.cpu()
@@ -107,7 +110,8 @@ class Room:
             c2w = camera_path(name, num_frames, start, degrees_per_frame=degrees, metres_per_frame=metres)
             if self.blocked(c2w) is None and self._depth_ahead(c2w[num_frames // 2]).min() > 0.5:
                 return Cameras(c2w, default_intrinsics(size, fov or 64.0), size)
-        raise ValueError(f"path: {path!r} over {num_frames} frames runs through a wall or a thing wherever it starts in room {self.seed}")
+        where = f"wherever it starts in room {self.seed}"
+        raise ValueError(f"path: {path!r} over {num_frames} frames runs through a wall or a thing {where}")
 
     def blocked(self, c2w: Tensor) -> int | None:
         """The first frame of a path (T, 4, 4) that comes too near to a wall or a thing, or None."""
@@ -145,14 +149,20 @@ class Room:
         depth, index = trace(scene, origins, tiles)
         directions = tiles.flatten(1, 3)
         points = origins[:, None] + depth.nan_to_num(posinf=0.0)[..., None] * directions
-        colour = shade(scene, self.textures, self.light, points.flatten(0, 1), directions.flatten(0, 1), index.flatten())
+        colour = shade(
+            scene, self.textures, self.light, points.flatten(0, 1), directions.flatten(0, 1), index.flatten()
+        )
         colour = colour.view(-1, TILE * TILE, len(SAMPLES), 3).mean(2)
         depth = depth.view(-1, TILE * TILE, len(SAMPLES))[..., 0]
         index = index.view(-1, TILE * TILE, len(SAMPLES))[..., 0]
         sky = (scene.texture[index] < 0) | ~torch.isfinite(depth)
 
         def picture(x: Tensor) -> Tensor:
-            x = x.view(n, rows, columns, TILE, TILE, -1).permute(0, 1, 3, 2, 4, 5).reshape(n, rows * TILE, columns * TILE, -1)
+            x = (
+                x.view(n, rows, columns, TILE, TILE, -1)
+                .permute(0, 1, 3, 2, 4, 5)
+                .reshape(n, rows * TILE, columns * TILE, -1)
+            )
             return x[:, : cameras.size[0], : cameras.size[1]].cpu()
 
         frames = (picture(colour) * 255).round().to(torch.uint8)
