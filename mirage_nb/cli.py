@@ -32,6 +32,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 @contextlib.contextmanager
 def _one_line():
     """Errors of the user's making in one line, without a traceback; warnings in one line, too."""
+    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of torch's RMS norm, within autocast
     warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
     try:
         yield
@@ -41,7 +42,6 @@ def _one_line():
 
 
 def _pipeline(folder: str | None):
-    import torch
     from diffusers.utils import logging
 
     from mirage_nb.models.presets import bundled_model
@@ -49,7 +49,7 @@ def _pipeline(folder: str | None):
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return MiragePipeline.from_pretrained(str(folder or bundled_model()), torch_dtype=torch.bfloat16)
+    return MiragePipeline.from_pretrained(str(folder or bundled_model()))
 
 
 def _write_json(path: Path, content: dict) -> None:

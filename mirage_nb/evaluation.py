@@ -175,7 +175,8 @@ def evaluate_rooms(
                 covered = as_pixel_mask(seen, frames[scene])
                 videos[seed][name] = frames[scene]
                 costs = {"seconds_per_segment": seconds, "bytes": stores[scene].nbytes, "tokens": len(stores[scene])}
-                figures[name][seed] = measure(frames[scene], clip.frames, covered) | {k: float(v) for k, v in costs.items()}
+                costs = {key: float(value) for key, value in costs.items()}
+                figures[name][seed] = measure(frames[scene], clip.frames, covered) | costs
     columns = (*METRICS, "seconds_per_segment", "bytes", "tokens")
     methods = {name: {m: summary(f[m] for f in rooms.values()) for m in columns} for name, rooms in figures.items()}
     settings = dict(

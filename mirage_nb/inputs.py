@@ -33,20 +33,18 @@ class Scene:
 
 
 def read_input(
-    source: str, *, frames: int = 49, path: str | None = None, action: str | None = None, trajectory: str | Path |
-    None = None,
+    source: str, *, frames: int = 49, path: str | None = None, action: str | None = None,
+    trajectory: str | Path | None = None,
     size: tuple[int, int] = (128, 128), given_depth: bool = False,
 ) -> Scene:  # fmt: skip
     """Read INPUT of `mirage-nb generate`.
 
     Args:
-        source: `room:SEED`; a folder of RGB-D frames in the 7-Scenes layout; a folder with a photo and its
-        trajectory in
+        source: `room:SEED`; a folder of RGB-D frames in the 7-Scenes layout; a folder with a photo and its path in
             Spatia's layout; or a photo.
         frames: length of the walk; a recorded path that is shorter sets it.
         path, action, trajectory: one of them at most: a named path, keystrokes, a trajectory file. By default a room
-        and
-            a photo are walked there and back, and a recording along its own path.
+            and a photo are walked there and back, and a recording along its own path.
         size: (height, width) that pictures are centre-cropped and resized to.
         given_depth: use the depth of every recorded frame, not only of the first.
 
@@ -94,9 +92,8 @@ def _along(scene: Scene, frames: int, path: str | None, action: str | None, traj
         c2w = actions_to_c2w(action, start)
     elif trajectory is not None:
         c2w, _ = load_trajectory(trajectory)
-        c2w = (start.double() @ torch.linalg.inv(c2w[0].double()) @ c2w.double()).float()[
-            :frames
-        ]  # begins at the image
+        to_start = start.double() @ torch.linalg.inv(c2w[0].double())  # so that the path begins at the image
+        c2w = (to_start @ c2w[:frames].double()).float()
     else:
         return scene
     scene.cameras, scene.truth = Cameras(c2w, intrinsics, size), None

@@ -79,8 +79,7 @@ def write_mp4(path: str | Path, frames: Tensor | np.ndarray, fps: int = 12, min_
     """Write frames as an MP4, aside and renamed; small frames are enlarged by a whole factor to be seen at all.
 
     Args:
-        min_side: frames are enlarged (Lanczos) until their shorter side has this many pixels; 1 writes them as they
-        are.
+        min_side: frames are enlarged (Lanczos) until their shorter side has this many pixels.
     """
     write_aside(path, mp4_bytes(enlarge(frames, min_side), fps))
     return Path(path)
@@ -123,9 +122,8 @@ def enlarge(frames: Tensor | np.ndarray, min_side: int) -> np.ndarray:
 
 
 def spread(total: int, count: int) -> list[int]:
-    """At most `count` frame numbers spread over `total` frames: the first, the last and, for an odd count, the
-    middle.""" return sorted({round(i) for i in np.linspace(0,
-    total - 1, min(count, total))})
+    """At most `count` frame numbers spread over `total` frames: first, last and, if odd, the middle."""
+    return sorted({round(i) for i in np.linspace(0, total - 1, min(count, total))})
 
 
 def title_of(name: str) -> str:
@@ -190,8 +188,7 @@ def side_by_side(videos: Mapping[str, Tensor | np.ndarray], min_side: int = 256)
 
 
 def latent_colours(latents: Tensor, frames: Tensor) -> Tensor:
-    """The linear map from a latent to the mean colour of its cell, by least squares: (C + 1, 3), the last row a
-    constant.
+    """The linear map from a latent to the mean colour of its cell, by least squares: (C + 1, 3), last a constant.
 
     Simple and honest: a decoder sees a token's neighbours, which a token in the memory no longer has.
 

@@ -149,8 +149,8 @@ def test_geometry_keeps_its_precision_inside_of_autocast():
 
     def everything():
         moved = cameras.relative_to(cameras.c2w[2])
-        return moved.c2w, moved.w2c, moved.unproject(depth), moved.pluecker(),
-        *moved.project(moved.unproject(depth)[0].flatten(0, 1))
+        points = moved.unproject(depth)
+        return moved.c2w, moved.w2c, points, moved.pluecker(), *moved.project(points[0].flatten(0, 1))
 
     expected = everything()
     with torch.autocast("cpu", torch.bfloat16):

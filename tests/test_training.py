@@ -47,9 +47,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         fit(line(), killed_at_37, folder=tmp_path / "parts", **options)
-    resumed = fit(
-        line(seed=9), quadratic, folder=tmp_path / "parts", **options
-    )  # other weights: the checkpoint's count
+    other = line(seed=9)  # the checkpoint's weights count, not these
+    resumed = fit(other, quadratic, folder=tmp_path / "parts", **options)
     assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
     assert losses(tmp_path / "whole")[-1] == losses(tmp_path / "parts")[-1]
 

@@ -58,7 +58,7 @@ def prior_velocity(noisy: Tensor, timestep: Tensor, control: Tensor) -> tuple[Te
         noisy: (B, C, T, h, w), (1 - sigma) * clean + sigma * noise.
         timestep: (B, T), 1000 * sigma.
         control: (B, K, T', h, w) in the layout `mirage`; of the first T - T' frames (references) the memory says
-        nothing.
+            nothing.
 
     Returns:
         expected velocity (B, C, T, h, w), and the deviation (B, 1, T, h, w).

@@ -87,8 +87,7 @@ def _choose(total: int, length: int, returning: bool, generator: torch.Generator
 
 
 def _remember(data: EncodedWalks, room: int, known: Tensor, segment: Tensor, generator: torch.Generator) -> Readout:
-    """The readout, in the segment's cameras, of a memory that holds the known frames: with imperfect depth and
-    tokens."""
+    """The readout, in the segment's cameras, of a memory of the known frames, with imperfect depth and tokens."""
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)

@@ -28,8 +28,8 @@ class Primitives:
 
     `half` holds half extents (for cylinders radius, half height, radius; for spheres the radius thrice), `yaw` turns a
     box about the vertical, `texture` indexes the room's textures (-1: sky), `fitted` says that the texture is a
-    picture of a whole face, `shell` marks walls, floors and ceilings, `motion` is the amplitude of a swing (0 =
-    static).
+    picture of a whole face, `shell` marks walls, floors and ceilings, `motion` is the amplitude of a swing
+    (0 = static).
     """
 
     kind: Tensor

@@ -1,0 +1,149 @@
+"""What one looks at in a notebook: videos side by side, first and last frames, and the memory as a 3D cloud.
+
+Everything comes twice, moving or interactive for JupyterLab and as a still picture for pages that run no scripts. The
+colours are those of `video.COLOURS`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.evaluation import psnr
+from mirage_nb.video import COLOURS, INK, QUIET, contact_sheet, mp4_bytes, side_by_side, title_of
+
+FRUSTUM = 0.35  # metres from a drawn camera to its image plane
+
+
+def show_videos(videos: Mapping[str, Tensor], fps: int = 12, columns: int = 7) -> None:
+    """Show videos {name: (T, H, W, 3) uint8} in step: a player, and below it a strip of frames that needs none."""
+    from IPython.display import HTML, display
+
+    data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=23)).decode()
+    player = f'<video controls autoplay loop muted playsinline style="max-width:100%" src="data:video/mp4;base64,{data}">'
+    display(HTML(player + "</video>"))
+    display(contact_sheet(videos, columns, tile=104))
+
+
+def first_last(videos: Mapping[str, Tensor]) -> Figure:
+    """The first and the last frame of each video on a closed path, with the PSNR between them."""
+    figure = Figure(figsize=(2.3 * len(videos), 4.6), layout="constrained")
+    axes = figure.subplots(2, len(videos), squeeze=False)
+    for column, (name, frames) in enumerate(videos.items()):
+        value = psnr(frames[-1], frames[0]).item()
+        label = "the same picture" if np.isinf(value) else f"{value:.1f} dB"
+        for row, (index, caption) in enumerate(((0, "first"), (-1, f"last: {label}"))):
+            axis = axes[row, column]
+            axis.imshow(frames[index].numpy())
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel(caption, color=COLOURS.get(name, INK))
+            axis.spines[:].set_color(COLOURS.get(name, QUIET))
+            axis.spines[:].set_linewidth(2)
+        axes[0, column].set_title(title_of(name), color=COLOURS.get(name, INK), fontsize=11)
+    return figure
+
+
+def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
+    """The memory as a plotly figure to be turned with the mouse: its tokens, the path, and the views it begins at,
+    turns at and ends with.
+
+    Args:
+        positions: (P, 3) metres. colours: (P, 3) uint8, see `video.token_colours`. cameras: T of the path.
+    """
+    import plotly.graph_objects as go
+
+    x, y, z = positions.cpu().numpy().round(3).T
+    rgb = [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()]
+    tokens = go.Scatter3d(
+        x=x, y=y, z=z, mode="markers", name=f"{len(positions)} tokens", hoverinfo="skip", marker={"size": 3, "color": rgb}
+    )
+    path = cameras.centers.cpu().numpy().round(3)
+    blue = {"color": COLOURS["camera"], "width": 5}
+    walk = go.Scatter3d(x=path[:, 0], y=path[:, 1], z=path[:, 2], mode="lines", name="the camera's path", line=blue)
+    lines = np.concatenate([_frustum(cameras[i]) for i in _stations(cameras)])
+    views = go.Scatter3d(
+        x=lines[:, 0], y=lines[:, 1], z=lines[:, 2], mode="lines", name="views", hoverinfo="skip", line=blue | {"width": 2}
+    )
+    figure = go.Figure([tokens, walk, views])
+    hidden = {"visible": False}
+    figure.update_layout(
+        scene={
+            "xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data",
+            # y points down; look from behind the first camera, a little from above
+            "camera": {"up": {"x": 0, "y": -1, "z": 0}, "eye": _behind(cameras)},
+        },
+        height=480, margin={"l": 0, "r": 0, "t": 0, "b": 0}, legend={"orientation": "h"},
+    )  # fmt: skip
+    return figure
+
+
+def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras) -> None:
+    """Show the memory twice: to be turned with the mouse, and as a still picture.
+
+    JupyterLab draws the first with plotly's own extension, offline; a page made of the notebook fetches plotly.js.
+    """
+    from IPython.display import display
+
+    figure = memory_cloud(positions, colours, cameras)
+    page = figure.to_html(full_html=False, include_plotlyjs="cdn")
+    display({"application/vnd.plotly.v1+json": figure.to_plotly_json() | {"config": {}}, "text/html": page}, raw=True)
+    display(memory_picture(positions, colours, cameras))
+
+
+def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Figure:
+    """The same as a still figure: from behind the first camera, and the plan from above."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    rgb, points = colours.numpy() / 255, positions.cpu().numpy()
+    path = cameras.centers.cpu().numpy()
+    forward = cameras.c2w[0, :3, 2]
+    azimuth = float(torch.rad2deg(torch.atan2(-forward[2], -forward[0])))
+    space = figure.add_subplot(1, 2, 1, projection="3d")
+    space.scatter(points[:, 0], points[:, 2], -points[:, 1], c=rgb, s=7, depthshade=False, linewidths=0)
+    space.plot(path[:, 0], path[:, 2], -path[:, 1], color=COLOURS["camera"], linewidth=2)
+    for i in _stations(cameras):
+        line = _frustum(cameras[i])
+        space.plot(line[:, 0], line[:, 2], -line[:, 1], color=COLOURS["camera"], linewidth=1)
+    space.view_init(elev=28, azim=azimuth + 15)
+    space.set_box_aspect(np.maximum(np.ptp(points[:, [0, 2, 1]], 0), 0.1), zoom=1.25)
+    space.set_axis_off()
+    space.set_title("from behind the first camera", color=INK, fontsize=10)
+    plan = figure.add_subplot(1, 2, 2)
+    order = np.argsort(-points[:, 1])  # what is higher lies on top
+    plan.scatter(points[order, 0], points[order, 2], c=rgb[order], s=9, linewidths=0)
+    plan.plot(path[:, 0], path[:, 2], color=COLOURS["camera"], linewidth=2.5)
+    for i in _stations(cameras):
+        line = _frustum(cameras[i])
+        plan.plot(line[:, 0], line[:, 2], color=COLOURS["camera"], linewidth=1)
+    plan.set_aspect("equal")
+    plan.set(xlabel="metres", ylabel="metres")
+    plan.spines[["top", "right"]].set_visible(False)
+    plan.set_title(f"from above: {len(points)} tokens, and the camera's path", color=INK, fontsize=10)
+    return figure
+
+
+def _stations(cameras: Cameras) -> list[int]:
+    """The first view, and the one in the middle of the path."""
+    return sorted({0, len(cameras) // 2})
+
+
+def _frustum(camera: Cameras) -> np.ndarray:
+    """A camera's pyramid as one line (K, 3) in the world; NaN at its end lifts the pen."""
+    (height, width), nan = camera.size, torch.full((3,), torch.nan)
+    fx, fy, cx, cy = camera.intrinsics[0].tolist()
+    corners = [(0, 0), (width, 0), (width, height), (0, height)]
+    rays = torch.tensor([[(u - cx) / fx, (v - cy) / fy, 1.0] for u, v in corners]) * FRUSTUM
+    a, b, c, d = rays @ camera.c2w[0, :3, :3].cpu().T + camera.centers[0].cpu()
+    apex = camera.centers[0].cpu()
+    return torch.stack([apex, a, b, apex, c, d, apex, nan, a, d, nan, b, c, nan]).numpy()
+
+
+def _behind(cameras: Cameras) -> dict[str, float]:
+    """plotly's eye: behind the first camera and above it, in units of the scene's size."""
+    x, _, z = (-1.3 * cameras.c2w[0, :3, 2]).tolist()
+    return {"x": x, "y": -0.7, "z": z}
