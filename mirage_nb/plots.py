@@ -7,11 +7,13 @@ colours are those of `video.COLOURS`.
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
@@ -19,6 +21,7 @@ from mirage_nb.evaluation import psnr
 from mirage_nb.video import COLOURS, INK, QUIET, contact_sheet, mp4_bytes, side_by_side, title_of
 
 FRUSTUM = 0.35  # metres from a drawn camera to its image plane
+MOST_POINTS = 20_000  # more than these make a page slow and large
 
 
 def show_videos(videos: Mapping[str, Tensor], fps: int = 12, columns: int = 7) -> None:
@@ -31,7 +34,7 @@ def show_videos(videos: Mapping[str, Tensor], fps: int = 12, columns: int = 7) -
     display(contact_sheet(videos, columns, tile=104))
 
 
-def first_last(videos: Mapping[str, Tensor]) -> Figure:
+def first_last(videos: Mapping[str, Tensor]) -> Image.Image:
     """The first and the last frame of each video on a closed path, with the PSNR between them."""
     figure = Figure(figsize=(2.3 * len(videos), 4.6), layout="constrained")
     axes = figure.subplots(2, len(videos), squeeze=False)
@@ -46,6 +49,39 @@ def first_last(videos: Mapping[str, Tensor]) -> Figure:
             axis.spines[:].set_color(COLOURS.get(name, QUIET))
             axis.spines[:].set_linewidth(2)
         axes[0, column].set_title(title_of(name), color=COLOURS.get(name, INK), fontsize=11)
+    return _drawn(figure)
+
+
+def psnr_curve(videos: Mapping[str, Tensor], truth: Tensor) -> Figure:
+    """PSNR of every frame to the true one, along a path there and back.
+
+    Args:
+        videos: name -> (T, H, W, 3) uint8, a line each. truth: (T, H, W, 3) uint8.
+
+    Raises:
+        ValueError: a video has not the truth's shape.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for name, frames in videos.items():
+        if frames.shape != truth.shape:
+            raise ValueError(f"videos: expected {tuple(truth.shape)} as the truth, got {name} {tuple(frames.shape)}")
+        values = psnr(frames, truth).numpy()
+        values[np.isinf(values)] = np.nan  # the first frame is the given one
+        axis.plot(values, color=COLOURS.get(name, INK), linewidth=2, label=title_of(name))
+        axis.annotate(
+            title_of(name), (len(values) - 1, values[-1]), (6, 0), textcoords="offset points", va="center",
+            color=COLOURS.get(name, INK),
+        )  # fmt: skip
+    turn = (len(truth) - 1) / 2
+    axis.axvline(turn, color=QUIET, linewidth=1, linestyle=":")
+    axis.annotate(
+        "turns back", (turn, 1), (4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+        color=QUIET,
+    )  # fmt: skip
+    axis.set(xlabel="frame", ylabel="PSNR to the truth (dB), more is better", xlim=(0, len(truth) - 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color=QUIET, alpha=0.25)
     return figure
 
 
@@ -58,10 +94,11 @@ def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
     """
     import plotly.graph_objects as go
 
+    positions, colours, label = _fewer(positions, colours)
     x, y, z = positions.cpu().numpy().round(3).T
     rgb = [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()]
     tokens = go.Scatter3d(
-        x=x, y=y, z=z, mode="markers", name=f"{len(positions)} tokens", hoverinfo="skip", marker={"size": 3, "color": rgb}
+        x=x, y=y, z=z, mode="markers", name=label, hoverinfo="skip", marker={"size": 3, "color": rgb}
     )
     path = cameras.centers.cpu().numpy().round(3)
     blue = {"color": COLOURS["camera"], "width": 5}
@@ -96,9 +133,10 @@ def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras) -> None:
     display(memory_picture(positions, colours, cameras))
 
 
-def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Figure:
+def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Image.Image:
     """The same as a still figure: from behind the first camera, and the plan from above."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
+    positions, colours, label = _fewer(positions, colours)
     rgb, points = colours.numpy() / 255, positions.cpu().numpy()
     path = cameras.centers.cpu().numpy()
     forward = cameras.c2w[0, :3, 2]
@@ -123,8 +161,25 @@ def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Figu
     plan.set_aspect("equal")
     plan.set(xlabel="metres", ylabel="metres")
     plan.spines[["top", "right"]].set_visible(False)
-    plan.set_title(f"from above: {len(points)} tokens, and the camera's path", color=INK, fontsize=10)
-    return figure
+    plan.set_title(f"from above: {label}, and the camera's path", color=INK, fontsize=10)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure, dpi: int = 90) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB")
+
+
+def _fewer(positions: Tensor, colours: Tensor) -> tuple[Tensor, Tensor, str]:
+    """At most MOST_POINTS points, evenly taken in the order of writing, and the words for it."""
+    total = len(positions)
+    if len(colours) != total:
+        raise ValueError(f"colours: expected one for each of the {total} positions, got {len(colours)}")
+    every = -(-total // MOST_POINTS)
+    if every <= 1:
+        return positions, colours, f"{total:,} tokens"
+    return positions[::every], colours[::every], f"{len(positions[::every]):,} of {total:,} tokens"
 
 
 def _stations(cameras: Cameras) -> list[int]:

@@ -80,7 +80,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         vace_in_channels: channels of the control input.
         memory_layout: what these channels are, see `control.LAYOUTS`.
         memory_prior: predict how the velocity differs from what the memory alone would make it
-            (`control.prior_velocity`) instead of the velocity itself. For the bundled model; Wan's weights predict the velocity.
+            (`control.prior_velocity`), for the bundled model; Wan's weights predict the velocity itself.
         segment_latent_frames: latent frames of a segment, the clean first one included (paper: 9).
     """
 

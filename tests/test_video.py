@@ -1,0 +1,96 @@
+"""Videos, contact sheets and the colours of tokens, as a stranger opens them."""
+
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mirage_nb import video
+
+
+def gradient_frames(count=5, height=40, width=56) -> torch.Tensor:
+    """Smooth frames, each a little brighter than the one before."""
+    x = torch.linspace(20, 120, width).expand(height, width)
+    y = torch.linspace(20, 120, height)[:, None].expand(height, width)
+    frame = torch.stack([x, y, 140 - x], -1)
+    return torch.stack([frame + 20 * i for i in range(count)]).clamp(0, 255).byte()
+
+
+def decode(data: bytes) -> np.ndarray:
+    with av.open(io.BytesIO(data)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def test_an_mp4_plays_back_what_was_written() -> None:
+    frames = gradient_frames()
+    played = decode(video.mp4_bytes(frames))
+    assert played.shape == frames.shape
+    assert np.abs(played.astype(int) - frames.numpy()).mean() < 4  # 4:2:0 and H.264 lose a little
+    assert np.all(np.diff(played.mean((1, 2, 3))) > 10)  # in order
+
+
+def test_an_odd_size_is_padded_and_a_small_one_enlarged(tmp_path) -> None:
+    assert decode(video.mp4_bytes(gradient_frames(2, 35, 41))).shape == (2, 36, 42, 3)
+    path = video.write_mp4(tmp_path / "v.mp4", gradient_frames(2), min_side=80)
+    assert decode(path.read_bytes()).shape == (2, 80, 112, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]  # nothing is left aside
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_animations_hold_every_frame(tmp_path, kind: str) -> None:
+    with Image.open(video.write_animation(tmp_path / f"a.{kind}", gradient_frames())) as picture:
+        assert picture.n_frames == 5 and picture.size == (56, 40)
+
+
+def test_an_unknown_animation_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=".gif or .webp"):
+        video.write_animation(tmp_path / "a.avi", gradient_frames())
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 4, 4, 3), torch.zeros(4, 4, 3).byte(), torch.zeros(0, 4, 4, 3).byte()])
+def test_what_is_no_video_is_refused(bad: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="frames: expected"):
+        video.mp4_bytes(bad)
+
+
+def test_spread_takes_the_first_the_middle_and_the_last() -> None:
+    assert video.spread(49, 9) == [0, 6, 12, 18, 24, 30, 36, 42, 48]
+    assert video.spread(3, 9) == [0, 1, 2] and video.spread(1, 9) == [0]
+
+
+def test_a_contact_sheet_shows_the_frames_it_names() -> None:
+    frames = torch.stack([torch.full((16, 16, 3), 10 * i, dtype=torch.uint8) for i in range(9)])
+    sheet = np.asarray(video.contact_sheet({"truth": frames, "none": 255 - frames}, columns=3, tile=32))
+    for value in (40, 80, 215, 175):  # the middle and the last frame of each row
+        assert (sheet == value).all(-1).sum() >= 32 * 32
+    assert not (sheet == 50).all(-1).any()  # frame 5 was not asked for
+
+
+def test_side_by_side_keeps_the_videos_in_step() -> None:
+    a = torch.stack([torch.full((16, 16, 3), 20 * i, dtype=torch.uint8) for i in range(3)])
+    whole = video.side_by_side({"truth": a, "none": 200 - a}, min_side=32)
+    for i, frame in enumerate(whole):
+        assert tuple(frame[-1, 0]) == (20 * i,) * 3 and tuple(frame[-1, -1]) == (200 - 20 * i,) * 3
+
+
+def test_videos_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="one length and size"):
+        video.side_by_side({"a": gradient_frames(2), "b": gradient_frames(3)})
+
+
+def test_colours_of_tokens_are_those_of_their_cells() -> None:
+    """Where latents are a linear image of the cells' mean colours, the fit finds the colours again."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randint(30, 220, (6, 4, 4, 3), generator=generator).byte()
+    frames = means.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    mix = torch.randn(3, 5, generator=generator)
+    latents = (means.float() / 255 - 0.5) @ mix
+    fit = video.latent_colours(latents.movedim(-1, 1), frames)
+    found = video.token_colours(latents.flatten(0, 2), fit)
+    assert fit.shape == (6, 3)
+    assert (found.int() - means.flatten(0, 2).int()).abs().max() <= 3
