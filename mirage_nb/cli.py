@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import sys
 import warnings
@@ -50,6 +51,10 @@ def _pipeline(folder: str | None):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return MiragePipeline.from_pretrained(str(folder or bundled_model()))
+
+
+def _number(x: float) -> float | None:
+    return round(x, 3) if math.isfinite(x) else None
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -127,10 +132,8 @@ def _save_walk(out: Path, scene, result, name: str) -> dict:
         report["psnr_to_truth"] = {
             "mean": each.mean().item(),
             "per_frame": [round(x, 3) for x in each.tolist()],
-            "covered": {
-                "mean": covered.nanmean().item(),
-                "per_frame": [round(x, 3) for x in covered.nan_to_num(0).tolist()],
-            },
+            # None where the memory showed nothing of a frame
+            "covered": {"mean": _number(covered.nanmean().item()), "per_frame": [_number(x) for x in covered.tolist()]},
         }
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +73,14 @@ def read_input(
         except OSError as error:
             raise ValueError(f"INPUT: {source} is not a picture that can be read ({error})") from None
         width, height = picture.size
-        whole = Cameras(torch.eye(4), default_intrinsics((height, width)), (height, width))
+        known = load_trajectory(trajectory, (height, width))[1] if trajectory else None
+        lens = default_intrinsics((height, width)) if known is None else known[0]
+        whole = Cameras(torch.eye(4), lens, (height, width))
         image, cameras = centre_crop_resize(picture, whole, size)
         scene = Scene(image, cameras)
         path = path or (None if action or trajectory else "there_and_back")
-    scene.note = "depth comes from a small network that learnt procedural rooms: trust its shape, not its metres" + (
-        "" if place.is_dir() else "; no intrinsics were given, so 64 degrees across are assumed"
-    )
+        scene.note = "; no intrinsics were given, so 64 degrees across are assumed" if known is None else ""
+    scene.note = "depth comes from a small network that learnt procedural rooms: trust its shape, not metres" + scene.note
     return _along(scene, frames, path, action, trajectory)
 
 
@@ -104,11 +106,14 @@ def _along(scene: Scene, frames: int, path: str | None, action: str | None, traj
 
 def _room(seed: int, frames: int, path, action, trajectory, size) -> Scene:
     room = Room(seed)
+    start = Cameras(room.start(), default_intrinsics(size), size)
+    cameras = None
     if action is None and trajectory is None:
-        cameras = room.walk(frames, path=path or "there_and_back", size=size)
-    else:
-        start = Cameras(room.start(), default_intrinsics(size), size)
-        cameras = _along(Scene(torch.zeros(0), start), frames, None, action, trajectory).cameras
+        path = path or "there_and_back"
+        with contextlib.suppress(ValueError):  # nowhere in the room is there space for it
+            cameras = room.walk(frames, path=path, size=size)
+    if cameras is None:
+        cameras = _along(Scene(torch.zeros(0), start), frames, path, action, trajectory).cameras
         hit = room.blocked(cameras.c2w)
         if hit is not None:
             warnings.warn(f"path: it runs through a wall or a thing from frame {hit} on", stacklevel=3)

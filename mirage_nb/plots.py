@@ -29,8 +29,8 @@ def show_videos(videos: Mapping[str, Tensor], fps: int = 12, columns: int = 7) -
     from IPython.display import HTML, display
 
     data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=23)).decode()
-    player = f'<video controls autoplay loop muted playsinline style="max-width:100%" src="data:video/mp4;base64,{data}">'
-    display(HTML(player + "</video>"))
+    source = f'src="data:video/mp4;base64,{data}"'
+    display(HTML(f'<video controls autoplay loop muted playsinline style="max-width:100%" {source}></video>'))
     display(contact_sheet(videos, columns, tile=104))
 
 
@@ -52,7 +52,7 @@ def first_last(videos: Mapping[str, Tensor]) -> Image.Image:
     return _drawn(figure)
 
 
-def psnr_curve(videos: Mapping[str, Tensor], truth: Tensor) -> Figure:
+def psnr_curve(videos: Mapping[str, Tensor], truth: Tensor) -> Image.Image:
     """PSNR of every frame to the true one, along a path there and back.
 
     Args:
@@ -69,20 +69,17 @@ def psnr_curve(videos: Mapping[str, Tensor], truth: Tensor) -> Figure:
         values = psnr(frames, truth).numpy()
         values[np.isinf(values)] = np.nan  # the first frame is the given one
         axis.plot(values, color=COLOURS.get(name, INK), linewidth=2, label=title_of(name))
-        axis.annotate(
-            title_of(name), (len(values) - 1, values[-1]), (6, 0), textcoords="offset points", va="center",
-            color=COLOURS.get(name, INK),
-        )  # fmt: skip
     turn = (len(truth) - 1) / 2
     axis.axvline(turn, color=QUIET, linewidth=1, linestyle=":")
     axis.annotate(
         "turns back", (turn, 1), (4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
         color=QUIET,
     )  # fmt: skip
-    axis.set(xlabel="frame", ylabel="PSNR to the truth (dB), more is better", xlim=(0, len(truth) - 1))
+    axis.set(xlabel="frame", ylabel="PSNR to the truth (dB)", xlim=(0, len(truth) - 1))
     axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower left", labelcolor="linecolor")
     axis.grid(axis="y", color=QUIET, alpha=0.25)
-    return figure
+    return _drawn(figure)
 
 
 def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
@@ -104,9 +101,9 @@ def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
     blue = {"color": COLOURS["camera"], "width": 5}
     walk = go.Scatter3d(x=path[:, 0], y=path[:, 1], z=path[:, 2], mode="lines", name="the camera's path", line=blue)
     lines = np.concatenate([_frustum(cameras[i]) for i in _stations(cameras)])
-    views = go.Scatter3d(
-        x=lines[:, 0], y=lines[:, 1], z=lines[:, 2], mode="lines", name="views", hoverinfo="skip", line=blue | {"width": 2}
-    )
+    x, y, z = lines.T
+    thin = blue | {"width": 2}
+    views = go.Scatter3d(x=x, y=y, z=z, mode="lines", name="views", hoverinfo="skip", line=thin)
     figure = go.Figure([tokens, walk, views])
     hidden = {"visible": False}
     figure.update_layout(
@@ -137,12 +134,12 @@ def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Imag
     """The same as a still figure: from behind the first camera, and the plan from above."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     positions, colours, label = _fewer(positions, colours)
-    rgb, points = colours.numpy() / 255, positions.cpu().numpy()
+    rgb, points = colours.cpu().numpy() / 255, positions.cpu().numpy()
     path = cameras.centers.cpu().numpy()
     forward = cameras.c2w[0, :3, 2]
     azimuth = float(torch.rad2deg(torch.atan2(-forward[2], -forward[0])))
     space = figure.add_subplot(1, 2, 1, projection="3d")
-    space.scatter(points[:, 0], points[:, 2], -points[:, 1], c=rgb, s=7, depthshade=False, linewidths=0)
+    space.scatter(points[:, 0], points[:, 2], -points[:, 1], c=rgb, s=16, depthshade=False, linewidths=0)
     space.plot(path[:, 0], path[:, 2], -path[:, 1], color=COLOURS["camera"], linewidth=2)
     for i in _stations(cameras):
         line = _frustum(cameras[i])
@@ -153,7 +150,7 @@ def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Imag
     space.set_title("from behind the first camera", color=INK, fontsize=10)
     plan = figure.add_subplot(1, 2, 2)
     order = np.argsort(-points[:, 1])  # what is higher lies on top
-    plan.scatter(points[order, 0], points[order, 2], c=rgb[order], s=9, linewidths=0)
+    plan.scatter(points[order, 0], points[order, 2], c=rgb[order], s=14, linewidths=0)
     plan.plot(path[:, 0], path[:, 2], color=COLOURS["camera"], linewidth=2.5)
     for i in _stations(cameras):
         line = _frustum(cameras[i])

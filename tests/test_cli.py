@@ -109,9 +109,10 @@ def test_a_missing_model_is_named(tmp_path):
     assert code == 2 and "none" in text
 
 
-def test_a_path_through_the_wall_is_a_warning():
+@pytest.mark.parametrize("where", [{"action": "w-200"}, {"path": "push_in"}])
+def test_a_path_through_the_wall_is_a_warning(where):
     with pytest.warns(UserWarning, match="path"):
-        read_input("room:3", action="w-200", frames=201)
+        read_input("room:3", frames=901 if "path" in where else 201, size=(16, 16), **where)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings are not on this machine")
