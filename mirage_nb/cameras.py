@@ -84,7 +84,7 @@ class Cameras:
         if (fx < width / 20).any() or (fy < height / 20).any():
             raise ValueError(
                 f"intrinsics: a focal length below a twentieth of the {width}x{height} image is no camera's, got "
-                f"fx={fx.min().item():g}, fy={fy.min().item():g} (normalised? then multiply by width and height)"
+                f"fx={fx.min().item():g}, fy={fy.min().item():g} (are they normalised? multiply by the size)"
             )
         if not ((cx > 0) & (cx < width) & (cy > 0) & (cy < height)).all():
             raise ValueError(

@@ -80,7 +80,7 @@ def read_input(
         scene = Scene(image, cameras)
         path = path or (None if action or trajectory else "there_and_back")
         scene.note = "; no intrinsics were given, so 64 degrees across are assumed" if known is None else ""
-    scene.note = "depth comes from a small network that learnt procedural rooms: trust its shape, not metres" + scene.note
+    scene.note = "depth comes from a network that learnt procedural rooms: trust its shape, not its metres" + scene.note
     return _along(scene, frames, path, action, trajectory)
 
 
