@@ -12,6 +12,7 @@ from mirage_nb.training.data import HELD_OUT, Walks, to_model, to_people, write_
 from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.loop import fit
 from mirage_nb.training.memory import EncodedWalks, _choose, memory_loss
+from mirage_nb.training.tiny import Schedule, train_tiny
 from mirage_nb.training.vae import vae_loss
 
 
@@ -107,3 +108,16 @@ def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
         optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.9 * values[0], values
+
+
+def test_one_command_goes_through_every_stage_and_again_from_what_is_there(tmp_path):
+    from mirage_nb.pipeline import MiragePipeline
+
+    folder = train_tiny(tmp_path, Schedule.quick(), compile=False)
+    pipe = MiragePipeline.from_pretrained(folder)
+    assert pipe.transformer.config.memory_prior and pipe.vae.config.latents_std != [1.0] * 16
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 60e6
+    before = (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
+    (tmp_path / "memory" / "checkpoint.safetensors").unlink()  # done again, the same comes out
+    folder = train_tiny(tmp_path, Schedule.quick(), compile=False)
+    assert (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() == before

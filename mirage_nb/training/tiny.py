@@ -22,12 +22,13 @@ class Schedule:
 
     rooms: int = 960
     vae: int = 7000
+    decoder: int = 5000
     depth: int = 5000
     memory: int = 12000
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(rooms=4, vae=4, depth=4, memory=4)
+        return Schedule(rooms=4, vae=2, decoder=2, depth=2, memory=2)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -50,12 +51,17 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     parts = build_tiny(seed)
     vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
 
-    fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, weight_decay=0.0, seed=seed,
-        validate=lambda m: vae_psnr(m, held_out))  # fmt: skip
+    common = dict(seed=seed, validate=lambda model: vae_psnr(model, held_out))
+    fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, weight_decay=0.0, **common)
+    for part in (vae.encoder, vae.quant_conv):  # from here on latents stay what they are
+        part.requires_grad_(False)
+    polish = vae_loss(walks, sample=False)
+    fit(vae, polish, steps=schedule.decoder, folder=folder / "decoder", lr=5e-4, weight_decay=0.0, ema=0.998, **common)
     vae.eval().requires_grad_(False)
     set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
-    fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, seed=seed,
-        validate=lambda m: depth_absrel(m, held_out))  # fmt: skip
+
+    common = dict(seed=seed, validate=lambda model: depth_absrel(model, held_out))
+    fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, **common)
     depth.eval().requires_grad_(False)
 
     encoded = _encoded(folder / "encoded.safetensors", walks, vae, depth)
