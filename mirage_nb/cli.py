@@ -33,7 +33,6 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 @contextlib.contextmanager
 def _one_line():
     """Errors of the user's making in one line, without a traceback; warnings in one line, too."""
-    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of torch's RMS norm, within autocast
     warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
     try:
         yield
@@ -77,7 +76,7 @@ def generate(
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
     memory: Annotated[Memory, typer.Option(help="What remembers between segments.")] = Memory.latent,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    steps: Steps = 8,
+    steps: Steps = 4,
     model: Model = None,
     given_depth: Annotated[bool, typer.Option(help="Use a recording's depth of every frame.")] = False,
 ) -> None:
@@ -146,7 +145,7 @@ def rooms(
     ] = "900000-900031",
     frames: Annotated[int, typer.Option(help="Frames there and back, an odd number.")] = 49,
     memory: Annotated[str, typer.Option(help="Memories to compare, separated by commas.")] = "latent,rgb,none",
-    steps: Steps = 8,
+    steps: Steps = 4,
     true_depth: Annotated[bool, typer.Option(help="Give the exact depth of every frame.")] = False,
     batch: Annotated[int, typer.Option(help="Rooms generated at once.")] = 16,
     model: Model = None,

@@ -7,6 +7,8 @@ per latent frame, free temporal positions, reference frames that the branch does
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
@@ -21,6 +23,9 @@ from diffusers.models.transformers.transformer_wan import (
 from torch import Tensor, nn
 
 from mirage_nb.models.control import prior_velocity
+
+# torch's RMS norm says so where autocast hands it bf16 for float32 weights: right, only not fused.
+warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
 
 
 class MirageBlock(WanTransformerBlock):

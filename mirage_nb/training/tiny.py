@@ -55,7 +55,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, weight_decay=0.0, **common)
     for part in (vae.encoder, vae.quant_conv):  # from here on latents stay what they are
         part.requires_grad_(False)
-    polish = vae_loss(walks, sample=False)
+    polish = vae_loss(walks, polish=True)
     fit(vae, polish, steps=schedule.decoder, folder=folder / "decoder", lr=5e-4, weight_decay=0.0, ema=0.998, **common)
     vae.eval().requires_grad_(False)
     set_statistics(vae, walks, frames=min(512, 25 * len(walks)))

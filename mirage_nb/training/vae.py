@@ -28,11 +28,11 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
     return sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for d in (-1, -2))
 
 
-def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, sample: bool = True):
+def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, polish: bool = False):
     """The `batch_loss` of `loop.fit` for the VAE: random crops of random frames.
 
-    With `sample=False` the decoder sees the posterior's mean, as it does in use: to polish it once the encoder is
-    frozen and latents no longer change.
+    With `polish` the decoder sees the posterior's mean, as it does in use, and the loss is the logarithm of the squared
+    error a crop, which is PSNR: for the last stretch, when the encoder is frozen and latents no longer change.
     """
 
     def batch_loss(vae, step, generator):
@@ -44,7 +44,9 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, sample: bool = True)
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
         flip = torch.rand(batch, generator=generator) < 0.5
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
-        out, kl = reconstruct(vae, pixels, generator if sample else None)
+        out, kl = reconstruct(vae, pixels, None if polish else generator)
+        if polish:
+            return (out - pixels).square().mean((1, 2, 3)).clamp(min=1e-6).log().mean(), {}
         half, half_out = F.avg_pool2d(pixels, 2), F.avg_pool2d(out, 2)
         l1 = (out - pixels).abs().mean()
         loss = l1 + 0.3 * (gradient_loss(out, pixels) + gradient_loss(half_out, half)) + 5e-4 * kl
