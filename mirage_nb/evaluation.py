@@ -13,7 +13,8 @@ from mirage_nb.baselines import make_memory
 from mirage_nb.models.vae import spatial_stride
 from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
-from mirage_nb.worlds.rooms import Clip, Room
+from mirage_nb.worlds.clip import Clip
+from mirage_nb.worlds.rooms import Room
 
 METRICS = (
     "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy",

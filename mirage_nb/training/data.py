@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.stitching import as_pixels
 from mirage_nb.worlds.rooms import Room
 
 ROOMS_PER_SHARD = 16
@@ -96,14 +97,4 @@ class Walks:
 
     def pixels(self, room: Tensor, frame: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] of frame `frame[b]` of walk `room[b]`."""
-        return to_model(self.tensors["frames"][room, frame])
-
-
-def to_model(frames: Tensor) -> Tensor:
-    """(..., H, W, 3) uint8 for people -> (..., 3, H, W) float32 in [-1, 1] for models."""
-    return frames.movedim(-1, -3).float() / 127.5 - 1
-
-
-def to_people(pixels: Tensor) -> Tensor:
-    """(..., 3, H, W) in [-1, 1] for models -> (..., H, W, 3) uint8 for people."""
-    return ((pixels.movedim(-3, -1).float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return as_pixels(self.tensors["frames"][room, frame])

@@ -17,17 +17,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..cameras import Cameras
-from ..trajectory_files import load_trajectory, read_calibration, read_pose
-
-
-@dataclass(frozen=True)
-class RGBDClip:
-    """frames (T, H, W, 3) uint8; depth (T, H, W) float32 z-depth in metres, 0 = unknown; cameras: T of size (H, W)."""
-
-    frames: Tensor
-    depth: Tensor
-    cameras: Cameras
+from mirage_nb.cameras import Cameras
+from mirage_nb.trajectory_files import load_trajectory, read_calibration, read_pose
+from mirage_nb.worlds.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class PosedPhoto:
 
 def read_rgbd(
     folder: str | Path, size: tuple[int, int] = (128, 128), frames: slice | Sequence[int] | None = None
-) -> RGBDClip:
+) -> Clip:
     """Read an RGB-D recording in the layout of 7-Scenes.
 
     The folder holds `NAME.color.jpg` (or png), `NAME.depth.png` (16 bit, millimetres; 0 and 65535 = unknown) and
@@ -95,7 +87,7 @@ def read_rgbd(
         raise ValueError(
             f"{folder}: depth: not one known value in {len(kept)} frames (expected 16-bit PNG, millimetres)"
         )
-    clip = RGBDClip(torch.stack(images), depth, cameras)
+    clip = Clip(torch.stack(images), depth, cameras)
     if looks_like_w2c(clip.depth, clip.cameras):
         raise ValueError(f"{folder}: the poses seem to be world-to-camera (inverted, they fit the depth); expected c2w")
     return clip

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.trajectories import camera_path
+from mirage_nb.worlds.clip import Clip
 from mirage_nb.worlds.layout import build
 from mirage_nb.worlds.raycast import SAMPLES, TILE, shade, tile_rays, trace
 from mirage_nb.worlds.textures import Palette
@@ -18,21 +18,6 @@ CLEARANCE = 0.3  # metres that a camera keeps from every static surface
 # What a walk is drawn from: a turn and a move at once.
 TURNS = ("pan_left", "pan_right", "pan_left", "pan_right", "fixed")
 MOVES = ("push_in", "pull_out", "move_left", "move_right", "push_in", "move_left", "move_right")
-
-
-@dataclass
-class Clip:
-    """Posed frames with depth. `moving` and `sky` are None where nobody knows them.
-
-    frames: (T, H, W, 3) uint8. depth: (T, H, W) z-depth in metres, 0 = unknown (the sky, too). moving, sky: (T, H, W)
-    bool.
-    """
-
-    frames: Tensor
-    depth: Tensor
-    cameras: Cameras
-    moving: Tensor | None = None
-    sky: Tensor | None = None
 
 
 class Room:
