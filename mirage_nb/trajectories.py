@@ -116,7 +116,10 @@ def actions_to_c2w(
     Raises:
         ValueError: the string is not in the language; the message shows the segment.
     """
-    from diffusers.pipelines.sana_wm.cam_utils import action_string_to_c2w
+    try:
+        from diffusers.pipelines.sana_wm.cam_utils import action_string_to_c2w
+    except ImportError:
+        raise ValueError("action: keystrokes need diffusers 0.42 or newer, so Python 3.11; name a path") from None
 
     try:
         path = action_string_to_c2w(action, translation_speed=metres_per_frame, rotation_speed_deg=degrees_per_frame)
