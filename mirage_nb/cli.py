@@ -76,7 +76,7 @@ def generate(
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
     memory: Annotated[Memory, typer.Option(help="What remembers between segments.")] = Memory.latent,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    steps: Steps = 4,
+    steps: Steps = 2,
     model: Model = None,
     given_depth: Annotated[bool, typer.Option(help="Use a recording's depth of every frame.")] = False,
 ) -> None:
@@ -145,7 +145,7 @@ def rooms(
     ] = "900000-900031",
     frames: Annotated[int, typer.Option(help="Frames there and back, an odd number.")] = 49,
     memory: Annotated[str, typer.Option(help="Memories to compare, separated by commas.")] = "latent,rgb,none",
-    steps: Steps = 4,
+    steps: Steps = 2,
     true_depth: Annotated[bool, typer.Option(help="Give the exact depth of every frame.")] = False,
     batch: Annotated[int, typer.Option(help="Rooms generated at once.")] = 16,
     model: Model = None,

@@ -126,7 +126,7 @@ def evaluate_rooms(
     num_frames: int = 49,
     memories: Sequence[str] = ("latent", "rgb", "none"),
     *,
-    num_inference_steps: int = 4,
+    num_inference_steps: int = 2,
     true_depth: bool = False,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,

@@ -107,7 +107,7 @@ class MiragePipeline(DiffusionPipeline):
         moving=None,
         memory="latent",
         num_frames: int | None = None,
-        num_inference_steps: int = 4,
+        num_inference_steps: int = 2,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable | None = None,
@@ -129,7 +129,7 @@ class MiragePipeline(DiffusionPipeline):
             memory: "latent", "append", "rgb", "none", or an existing memory, which grows in place. (To resume a run
                 that began with one, pass it as it was then; the run goes on with what it stored.)
             num_frames: temporal stride * k + 1; by default as many as the path has.
-            num_inference_steps: denoising steps a segment: 4 serve the bundled model best, 20 are the paper's for Wan.
+            num_inference_steps: denoising steps a segment: 2 serve the bundled model best, 20 are the paper's for Wan.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
                 diffusers; steps count through all segments. What it returns may replace the latents.

@@ -108,7 +108,7 @@ def rollout(
     cameras: Sequence[Cameras],
     *,
     seeds: Sequence[int],
-    num_inference_steps: int = 4,
+    num_inference_steps: int = 2,
     depth: Tensor | None = None,
     moving: Tensor | None = None,
     encoder_hidden_states: Tensor | None = None,
