@@ -1,14 +1,6 @@
-"""What one looks at in a notebook: videos side by side, first and last frames, and the memory as a 3D cloud.
-
-Everything comes twice, moving or interactive for JupyterLab and as a still picture for pages that run no scripts. The
-colours are those of `video.COLOURS`.
-"""
+"""The memory in 3D: to be turned with the mouse, and as a still picture."""
 
 from __future__ import annotations
-
-import base64
-import io
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,69 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.evaluation import psnr
-from mirage_nb.video import COLOURS, INK, QUIET, contact_sheet, mp4_bytes, side_by_side, title_of
+from mirage_nb.plots.base import drawn
+from mirage_nb.video import COLOURS, INK
 
 FRUSTUM = 0.35  # metres from a drawn camera to its image plane
 MOST_POINTS = 20_000  # more than these make a page slow and large
-
-
-def show_videos(videos: Mapping[str, Tensor], fps: int = 12, columns: int = 7) -> None:
-    """Show videos {name: (T, H, W, 3) uint8} in step: a player, and below it a strip of frames that needs none."""
-    from IPython.display import HTML, display
-
-    data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=23)).decode()
-    source = f'src="data:video/mp4;base64,{data}"'
-    display(HTML(f'<video controls autoplay loop muted playsinline style="max-width:100%" {source}></video>'))
-    display(contact_sheet(videos, columns, tile=104))
-
-
-def first_last(videos: Mapping[str, Tensor]) -> Image.Image:
-    """The first and the last frame of each video on a closed path, with the PSNR between them."""
-    figure = Figure(figsize=(2.3 * len(videos), 4.6), layout="constrained")
-    axes = figure.subplots(2, len(videos), squeeze=False)
-    for column, (name, frames) in enumerate(videos.items()):
-        value = psnr(frames[-1], frames[0]).item()
-        label = "the same picture" if np.isinf(value) else f"{value:.1f} dB"
-        for row, (index, caption) in enumerate(((0, "first"), (-1, f"last: {label}"))):
-            axis = axes[row, column]
-            axis.imshow(frames[index].numpy())
-            axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(caption, color=COLOURS.get(name, INK))
-            axis.spines[:].set_color(COLOURS.get(name, QUIET))
-            axis.spines[:].set_linewidth(2)
-        axes[0, column].set_title(title_of(name), color=COLOURS.get(name, INK), fontsize=11)
-    return _drawn(figure)
-
-
-def psnr_curve(videos: Mapping[str, Tensor], truth: Tensor) -> Image.Image:
-    """PSNR of every frame to the true one, along a path there and back.
-
-    Args:
-        videos: name -> (T, H, W, 3) uint8, a line each. truth: (T, H, W, 3) uint8.
-
-    Raises:
-        ValueError: a video has not the truth's shape.
-    """
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axis = figure.subplots()
-    for name, frames in videos.items():
-        if frames.shape != truth.shape:
-            raise ValueError(f"videos: expected {tuple(truth.shape)} as the truth, got {name} {tuple(frames.shape)}")
-        values = psnr(frames, truth).numpy()
-        values[np.isinf(values)] = np.nan  # the first frame is the given one
-        axis.plot(values, color=COLOURS.get(name, INK), linewidth=2, label=title_of(name))
-    turn = (len(truth) - 1) / 2
-    axis.axvline(turn, color=QUIET, linewidth=1, linestyle=":")
-    axis.annotate(
-        "turns back", (turn, 1), (4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-        color=QUIET,
-    )  # fmt: skip
-    axis.set(xlabel="frame", ylabel="PSNR to the truth (dB)", xlim=(0, len(truth) - 1))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower left", labelcolor="linecolor")
-    axis.grid(axis="y", color=QUIET, alpha=0.25)
-    return _drawn(figure)
 
 
 def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
@@ -91,16 +25,14 @@ def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
     """
     import plotly.graph_objects as go
 
-    positions, colours, label = _fewer(positions, colours)
+    positions, colours, label = fewer(positions, colours)
     x, y, z = positions.cpu().numpy().round(3).T
     rgb = [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()]
-    tokens = go.Scatter3d(
-        x=x, y=y, z=z, mode="markers", name=label, hoverinfo="skip", marker={"size": 3, "color": rgb}
-    )
+    tokens = go.Scatter3d(x=x, y=y, z=z, mode="markers", name=label, hoverinfo="skip", marker={"size": 3, "color": rgb})
     path = cameras.centers.cpu().numpy().round(3)
     blue = {"color": COLOURS["camera"], "width": 5}
     walk = go.Scatter3d(x=path[:, 0], y=path[:, 1], z=path[:, 2], mode="lines", name="the camera's path", line=blue)
-    lines = np.concatenate([_frustum(cameras[i]) for i in _stations(cameras)])
+    lines = np.concatenate([frustum(cameras[i]) for i in stations(cameras)])
     x, y, z = lines.T
     thin = blue | {"width": 2}
     views = go.Scatter3d(x=x, y=y, z=z, mode="lines", name="views", hoverinfo="skip", line=thin)
@@ -110,7 +42,7 @@ def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras):
         scene={
             "xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data",
             # y points down; look from behind the first camera, a little from above
-            "camera": {"up": {"x": 0, "y": -1, "z": 0}, "eye": _behind(cameras)},
+            "camera": {"up": {"x": 0, "y": -1, "z": 0}, "eye": behind(cameras)},
         },
         height=480, margin={"l": 0, "r": 0, "t": 0, "b": 0}, legend={"orientation": "h"},
     )  # fmt: skip
@@ -133,7 +65,7 @@ def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras) -> None:
 def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Image.Image:
     """The same as a still figure: from behind the first camera, and the plan from above."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
-    positions, colours, label = _fewer(positions, colours)
+    positions, colours, label = fewer(positions, colours)
     rgb, points = colours.cpu().numpy() / 255, positions.cpu().numpy()
     path = cameras.centers.cpu().numpy()
     forward = cameras.c2w[0, :3, 2]
@@ -141,8 +73,8 @@ def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Imag
     space = figure.add_subplot(1, 2, 1, projection="3d")
     space.scatter(points[:, 0], points[:, 2], -points[:, 1], c=rgb, s=16, depthshade=False, linewidths=0)
     space.plot(path[:, 0], path[:, 2], -path[:, 1], color=COLOURS["camera"], linewidth=2)
-    for i in _stations(cameras):
-        line = _frustum(cameras[i])
+    for i in stations(cameras):
+        line = frustum(cameras[i])
         space.plot(line[:, 0], line[:, 2], -line[:, 1], color=COLOURS["camera"], linewidth=1)
     space.view_init(elev=28, azim=azimuth + 15)
     space.set_box_aspect(np.maximum(np.ptp(points[:, [0, 2, 1]], 0), 0.1), zoom=1.25)
@@ -152,23 +84,17 @@ def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras) -> Imag
     order = np.argsort(-points[:, 1])  # what is higher lies on top
     plan.scatter(points[order, 0], points[order, 2], c=rgb[order], s=14, linewidths=0)
     plan.plot(path[:, 0], path[:, 2], color=COLOURS["camera"], linewidth=2.5)
-    for i in _stations(cameras):
-        line = _frustum(cameras[i])
+    for i in stations(cameras):
+        line = frustum(cameras[i])
         plan.plot(line[:, 0], line[:, 2], color=COLOURS["camera"], linewidth=1)
     plan.set_aspect("equal")
     plan.set(xlabel="metres", ylabel="metres")
     plan.spines[["top", "right"]].set_visible(False)
     plan.set_title(f"from above: {label}, and the camera's path", color=INK, fontsize=10)
-    return _drawn(figure)
+    return drawn(figure)
 
 
-def _drawn(figure: Figure, dpi: int = 90) -> Image.Image:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
-
-
-def _fewer(positions: Tensor, colours: Tensor) -> tuple[Tensor, Tensor, str]:
+def fewer(positions: Tensor, colours: Tensor) -> tuple[Tensor, Tensor, str]:
     """At most MOST_POINTS points, evenly taken in the order of writing, and the words for it."""
     total = len(positions)
     if len(colours) != total:
@@ -179,12 +105,12 @@ def _fewer(positions: Tensor, colours: Tensor) -> tuple[Tensor, Tensor, str]:
     return positions[::every], colours[::every], f"{len(positions[::every]):,} of {total:,} tokens"
 
 
-def _stations(cameras: Cameras) -> list[int]:
+def stations(cameras: Cameras) -> list[int]:
     """The first view, and the one in the middle of the path."""
     return sorted({0, len(cameras) // 2})
 
 
-def _frustum(camera: Cameras) -> np.ndarray:
+def frustum(camera: Cameras) -> np.ndarray:
     """A camera's pyramid as one line (K, 3) in the world; NaN at its end lifts the pen."""
     (height, width), nan = camera.size, torch.full((3,), torch.nan)
     fx, fy, cx, cy = camera.intrinsics[0].tolist()
@@ -195,7 +121,7 @@ def _frustum(camera: Cameras) -> np.ndarray:
     return torch.stack([apex, a, b, apex, c, d, apex, nan, a, d, nan, b, c, nan]).numpy()
 
 
-def _behind(cameras: Cameras) -> dict[str, float]:
+def behind(cameras: Cameras) -> dict[str, float]:
     """plotly's eye: behind the first camera and above it, in units of the scene's size."""
     x, _, z = (-1.3 * cameras.c2w[0, :3, 2]).tolist()
     return {"x": x, "y": -0.7, "z": z}

@@ -1,0 +1,50 @@
+"""What a notebook says to those that run it: the values it measured, and whether an exercise is solved.
+
+Both are shown to the reader, and kept in the cell's output under a MIME type of ours, where the tests find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+
+RECORD = "application/vnd.mirage.record+json"
+CHECK = "application/vnd.mirage.check+json"
+GREEN, ORANGE = "#009e73", "#d55e00"  # video.COLOURS, without importing torch
+
+
+def record(name: str, value: float, unit: str = "", digits: int = 2) -> None:
+    """Show a headline value of the notebook and keep it. The tests compare it with `data/regression/NOTEBOOK.json`.
+
+    Args:
+        name: unique in the notebook, a phrase that a reader understands.
+        value: a number.
+        unit: "dB", "ms", "tokens" ...
+        digits: after the point, as shown; it is kept in full.
+    """
+    from IPython.display import display
+
+    text = f"{name}: {float(value):.{digits}f} {unit}".rstrip()
+    data = {"name": name, "value": float(value), "unit": unit}
+    display({RECORD: data, "text/plain": text}, raw=True)
+
+
+def check(name: str, passed: bool | Callable[[], bool], hint: str = "") -> None:
+    """Say whether an exercise is solved. Never raises, so that the notebook runs to its end unsolved.
+
+    Args:
+        name: of the exercise.
+        passed: the verdict, or a function that gives it; an exception in it counts as not solved, and is shown.
+        hint: what to look at again.
+    """
+    from IPython.display import display
+
+    error = ""
+    try:
+        solved = bool(passed() if callable(passed) else passed)
+    except Exception as problem:  # a reader's code may fail in any way
+        solved, error = False, f"{type(problem).__name__}: {problem}"
+    words = "right" if solved else "not yet" + "".join(f"; {part}" for part in (error, hint) if part)
+    page = f'<b style="color:{GREEN if solved else ORANGE}">{escape(name)}: {escape(words)}</b>'
+    data = {"name": name, "passed": solved}
+    display({CHECK: data, "text/html": page, "text/plain": f"{name}: {words}"}, raw=True)

@@ -1,0 +1,15 @@
+"""What all pictures share: a figure becomes an image, so that nothing depends on a window or a backend."""
+
+from __future__ import annotations
+
+import io
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+
+def drawn(figure: Figure, dpi: int = 90) -> Image.Image:
+    """The figure as an RGB image; put it last in a cell, or `display` it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB")
