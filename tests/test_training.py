@@ -82,6 +82,44 @@ def test_a_segment_never_remembers_its_own_future_on_the_way_out():
         assert len(known) >= 2 and 0 <= known.min() and known.max() < 25
 
 
+def test_mirrored_walks_are_the_walks_of_a_mirrored_world(walks):
+    from mirage_nb.lifting import lift
+
+    parts = build_micro()
+    data = EncodedWalks.encode(walks, parts["vae"])
+    plain, mirrored = data.cameras(0, torch.arange(7)), data.cameras(1, torch.arange(7))
+    points = [
+        lift(data.latents[r].float(), data.depths[0][r].float(), c).positions for r, c in enumerate((plain, mirrored))
+    ]
+    h, w = data.latents.shape[-2:]
+    there = points[0].reshape(7, h, w, 3) * torch.tensor([-1.0, 1.0, 1.0])
+    assert torch.allclose(points[1].reshape(7, h, w, 3).flip(2), there, atol=1e-3)
+    assert len(EncodedWalks.encode(walks, parts["vae"], mirror=False).latents) == len(data.latents) // 2
+
+
+@pytest.mark.parametrize("returning", [True, False])
+def test_a_rehearsed_batch_sees_what_the_model_made(walks, returning):
+    parts = build_micro()
+    data = EncodedWalks.encode(walks, parts["vae"])
+    calls = []
+
+    def model(noisy, timestep, control):
+        out = parts["transformer"](noisy, timestep, control)
+        calls.append((noisy, timestep, out.sample, control))
+        return out
+
+    memory_loss(data, batch=2, drop=0.0, rehearse=float(returning))(model, 0, torch.Generator().manual_seed(1))
+    if not returning:
+        assert len(calls) == 1
+        return
+    (noise, timestep, velocity, _), (noisy, _, learnt, control) = calls
+    assert not velocity.requires_grad and learnt.requires_grad
+    assert (timestep[:, 1:] == 1000).all() and (timestep[:, 0] == 0).all()
+    made = (noise - velocity)[:, :, -1]
+    assert (noisy[:, :, 0] - made).abs().max() < 0.6, "the next segment begins with the generated frame"
+    assert control[:, data.latents.shape[2]].mean() > 0.2, "and sees a memory"
+
+
 @pytest.mark.parametrize("recipe", ["vae", "depth", "memory"])
 def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
     parts = build_micro()

@@ -6,6 +6,7 @@ Every stage leaves what it made in `folder` and is skipped, or taken up again wh
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,13 +23,13 @@ class Schedule:
 
     rooms: int = 960
     vae: int = 7000
-    decoder: int = 5000
+    polish: int = 12000
     depth: int = 5000
     memory: int = 12000
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(rooms=4, vae=2, decoder=2, depth=2, memory=2)
+        return Schedule(rooms=4, vae=2, polish=2, depth=2, memory=2)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -53,10 +54,8 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
 
     common = dict(seed=seed, validate=lambda model: vae_psnr(model, held_out))
     fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, weight_decay=0.0, **common)
-    for part in (vae.encoder, vae.quant_conv):  # from here on latents stay what they are
-        part.requires_grad_(False)
-    polish = vae_loss(walks, polish=True)
-    fit(vae, polish, steps=schedule.decoder, folder=folder / "decoder", lr=5e-4, weight_decay=0.0, ema=0.998, **common)
+    polish = vae_loss(walks, near=deepcopy(vae).eval().requires_grad_(False))
+    fit(vae, polish, steps=schedule.polish, folder=folder / "polish", lr=4e-4, weight_decay=0.0, ema=0.998, **common)
     vae.eval().requires_grad_(False)
     set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
 
@@ -107,7 +106,7 @@ def _encoded(path: Path, walks: Walks, vae, depth):
 
     names = [f.name for f in fields(EncodedWalks) if f.name not in ("depths", "size")]
     if not path.exists():
-        with tqdm(total=len(walks), desc="encoding") as bar:
+        with tqdm(total=2 * len(walks), desc="encoding, each walk mirrored, too") as bar:
             data = EncodedWalks.encode(walks, vae, depth, progress=lambda done: bar.update(1))
         tensors = {n: getattr(data, n) for n in names} | {f"depth{i}": d for i, d in enumerate(data.depths)}
         save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".partial"))

@@ -9,18 +9,30 @@ from torch import Tensor, nn
 from mirage_nb.training.data import Walks
 
 
-def reconstruct(vae: nn.Module, pixels: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Encode and decode (B, 3, H, W) without the clamp of `vae.decode`, which would kill gradients; also the KL."""
-    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
+def moments(vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance (B, C, 1, h, w) of the posterior of single frames (B, 3, H, W)."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
-    size = vae.config.patch_size
-    moments = vae.quant_conv(vae.encoder(patchify(pixels.unsqueeze(2), size))).float()
-    mean, logvar = moments.chunk(2, 1)
-    logvar = logvar.clamp(-20, 10)
+    both = vae.quant_conv(vae.encoder(patchify(pixels.unsqueeze(2), vae.config.patch_size))).float()
+    mean, logvar = both.chunk(2, 1)
+    return mean, logvar.clamp(-20, 10)
+
+
+def picture(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Decode (B, C, 1, h, w) without the clamp of `vae.decode`, which would kill gradients: (B, 3, H, W)."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+    return unpatchify(vae.decoder(vae.post_quant_conv(latents), first_chunk=True), vae.config.patch_size)[
+        :, :, 0
+    ].float()
+
+
+def reconstruct(vae: nn.Module, pixels: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Encode and decode (B, 3, H, W), from a sample of the posterior or, without a generator, its mean; also the KL."""
+    mean, logvar = moments(vae, pixels)
     noise = torch.randn(mean.shape, generator=generator).to(mean) if generator else 0.0
-    latents = mean + noise * torch.exp(0.5 * logvar)
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return unpatchify(vae.decoder(vae.post_quant_conv(latents), first_chunk=True), size)[:, :, 0].float(), kl
+    return picture(vae, mean + noise * torch.exp(0.5 * logvar)), kl
 
 
 def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
@@ -28,11 +40,14 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
     return sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for d in (-1, -2))
 
 
-def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, polish: bool = False):
+def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | None = None):
     """The `batch_loss` of `loop.fit` for the VAE: random crops of random frames.
 
-    With `polish` the decoder sees the posterior's mean, as it does in use, and the loss is the logarithm of the squared
-    error a crop, which is PSNR: for the last stretch, when the encoder is frozen and latents no longer change.
+    Args:
+        near: for the last stretch, a frozen copy of the VAE as it was before. The decoder then sees the posterior's
+            mean, as it does in use, and the loss is the logarithm of the squared error a crop, which is PSNR; the
+            latents are held near those of the copy, so that they keep the statistics that the KL term gave them, and
+            a transformer trained on them stays of use.
     """
 
     def batch_loss(vae, step, generator):
@@ -44,9 +59,15 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, polish: bool = False
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
         flip = torch.rand(batch, generator=generator) < 0.5
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
-        out, kl = reconstruct(vae, pixels, None if polish else generator)
-        if polish:
-            return (out - pixels).square().mean((1, 2, 3)).clamp(min=1e-6).log().mean(), {}
+        if near is not None:
+            mean, logvar = moments(vae, pixels)
+            with torch.no_grad():
+                old_mean, old_logvar = moments(near, pixels)
+            deviation = old_mean.std((0, 2, 3, 4), keepdim=True)
+            moved = ((mean - old_mean) / deviation).square().mean() + 0.01 * (logvar - old_logvar).square().mean()
+            error = (picture(vae, mean) - pixels).square().mean((1, 2, 3))
+            return error.clamp(min=1e-6).log().mean() + 3 * moved, {"moved": moved.item()}
+        out, kl = reconstruct(vae, pixels, generator)
         half, half_out = F.avg_pool2d(pixels, 2), F.avg_pool2d(out, 2)
         l1 = (out - pixels).abs().mean()
         loss = l1 + 0.3 * (gradient_loss(out, pixels) + gradient_loss(half_out, half)) + 5e-4 * kl
