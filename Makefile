@@ -3,12 +3,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := build/demo
+BOOK := build/book
 NOTEBOOK := 00_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab lint setup system
+.PHONY: help demo test lab book lint setup system browser
 # Nothing is fetched at run time: the model is in data/.
-demo test: export HF_HUB_OFFLINE := 1
+demo test book: export HF_HUB_OFFLINE := 1
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,11 +23,16 @@ demo: setup ## install, run the quickstart notebook on the bundled model, say wh
 	@find $(DEMO) -name '*.mp4' | sort | sed 's/^/  the video     /'
 	@printf '  the notebook  $(DEMO)/$(NOTEBOOK).ipynb\n  as a page     $(DEMO)/$(NOTEBOOK).html\n'
 
-test: setup ## install, run the whole test suite, notebooks included (choose with ARGS="-k grid")
+test: setup browser ## install, run the whole test suite, notebooks included (choose with ARGS="-k grid")
 	$(PY) -m pytest $(ARGS)
 
+# Else JupyterLab asks everybody to rebuild it, for an extension of dash that comes with Open3D and is not needed.
+NO_BUILD := "--ServerApp.tornado_settings={'page_config_data': {'buildCheck': False, 'buildAvailable': False}}"
 lab: setup ## install, open JupyterLab at the quickstart notebook
-	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/$(NOTEBOOK).ipynb
+	$(PY) -m jupyterlab $(NO_BUILD) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/$(NOTEBOOK).ipynb
+
+book: setup ## install, render the notebooks to pages that open from disk
+	$(PY) -m mirage_nb.cli notebooks book --out $(BOOK)
 
 lint: setup ## install, check the style of the code
 	$(PY) -m ruff check .
@@ -35,6 +41,10 @@ setup: system $(INSTALLED) ## install into .venv, once: again only when pyprojec
 
 system:
 	@sh tools/apt.sh $$(cat apt.txt) $$($(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv)
+
+# For the tests of the widgets; without it they are skipped.
+browser:
+	@sh tools/apt.sh $$(cat apt-test.txt)
 
 # A fresh environment each time, so that nothing an older version asked for stays behind.
 $(INSTALLED): pyproject.toml constraints.txt | system

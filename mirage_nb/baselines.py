@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -155,8 +156,7 @@ class RGBPointCloud:
         cameras = cameras.resize((grid.size[0] * self.stride, grid.size[1] * self.stride))
         render = self.render(cameras)
         visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
-        picture = torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)
-        latents = self.encode(picture)
+        latents = self.encode(as_picture(render))
         empty = Readout.empty(grid, latents.shape[1], latents.dtype)
         return Readout(
             latents=torch.where(visibility[:, None], latents, 0),
@@ -195,23 +195,38 @@ class RGBPointCloud:
         return memory
 
 
+def as_picture(render: Readout) -> Tensor:
+    """What `RGBPointCloud.render` gave, as a VAE sees it: (N, 3, H, W) in [-1, 1], mid grey where nothing was hit."""
+    return torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)
+
+
+CODEC = ("rgb", "rgb_capped")  # those that are read through the VAE
 MEMORIES = {
     "latent": LatentGrid,
-    "append": lambda **options: LatentGrid(policy="append", **options),
+    "append": partial(LatentGrid, policy="append"),
     "rgb": RGBPointCloud,
+    "rgb_capped": partial(RGBPointCloud, max_chunks=2),
     "none": NoMemory,
 }
 
 
-def make_memory(name: str, **options):
-    """A new memory by name: "latent" (`LatentGrid`), "append" (the paper's: the same, keeping every token), "rgb"
-    (`RGBPointCloud`, which needs `encode`) or "none" (`NoMemory`); options go to its constructor.
+def make_memory(name: str, encode: Callable[[Tensor], Tensor] | None = None, **options):
+    """A new memory by name; options go to its constructor.
+
+    Args:
+        name: `latent` (`LatentGrid`), `append` (the paper's: the same, keeping every token), `rgb` (`RGBPointCloud`, as
+            Spatia's and VMem's), `rgb_capped` (the same with the last two chunks, as GEN3C's) or `none` (`NoMemory`).
+        encode: frames (N, 3, H, W) in [-1, 1] to latents (N, C, h, w); the RGB memories need it, the others do not.
 
     Raises:
-        ValueError: an unknown name; the nearest one is offered.
+        ValueError: an unknown name (the nearest one is offered), or an RGB memory without `encode`.
     """
     if name not in MEMORIES:
         near = difflib.get_close_matches(str(name), MEMORIES, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"memory: expected one of {', '.join(MEMORIES)}, got {name!r}{hint}")
-    return MEMORIES[name](**options)
+    if name not in CODEC:
+        return MEMORIES[name](**options)
+    if encode is None:
+        raise ValueError(f"encode: {name!r} is read through a VAE, so it needs the VAE's encoder")
+    return MEMORIES[name](encode=encode, **options)

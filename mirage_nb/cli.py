@@ -7,49 +7,35 @@ import json
 import math
 import shlex
 import sys
-import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mirage_nb.benchmarks.commands import app as benchmark
+from mirage_nb.console import load_pipeline, one_line
+from mirage_nb.console import one_line as _one_line  # noqa: F401
+from mirage_nb.notebook_commands import app as notebooks
+from mirage_nb.training.commands import app as train
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 evaluate = typer.Typer(no_args_is_help=True, help="Measure what the memory is worth.")
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(benchmark, name="benchmark")
+app.add_typer(notebooks, name="notebooks")
+app.add_typer(train, name="train")
 
 
 class Memory(str, Enum):
     """The memories by name."""
 
-    latent, append, rgb, none = "latent", "append", "rgb", "none"
+    latent, append, rgb, rgb_capped, none = "latent", "append", "rgb", "rgb_capped", "none"
 
 
 Model = Annotated[str | None, typer.Option(help="Folder of a model; by default the bundled one.")]
 Steps = Annotated[int, typer.Option(help="Denoising steps a segment.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-
-
-@contextlib.contextmanager
-def _one_line():
-    """Errors of the user's making in one line, without a traceback; warnings in one line, too."""
-    warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
-    try:
-        yield
-    except (ValueError, FileNotFoundError, NotADirectoryError, FloatingPointError, OSError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
-
-
-def _pipeline(folder: str | None):
-    from diffusers.utils import logging
-
-    from mirage_nb.models.presets import bundled_model
-    from mirage_nb.pipeline import MiragePipeline
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return MiragePipeline.from_pretrained(str(folder or bundled_model()))
 
 
 def _number(x: float) -> float | None:
@@ -67,41 +53,71 @@ def generate(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="room:17, an RGB-D folder, a posed photo's folder, or a photo.")
     ],
-    out: Out,
+    out: Out = Path("walk"),
+    prompt: Annotated[str | None, typer.Option(help="What the world is, for a model that reads text.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What it is not; needs --guidance.")] = None,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
     path: Annotated[str | None, typer.Option(help="A named path, as there_and_back:pan_left+push_in.")] = None,
     action: Annotated[str | None, typer.Option(help="Keystrokes, as 'w-32,j-48,l-48': wasd move, ijkl turn.")] = None,
     trajectory: Annotated[
-        str | None, typer.Option(help="A trajectory file (RealEstate10K, TUM, Spatia, transforms.json).")
+        str | None, typer.Option(help="A trajectory (RealEstate10K, TUM, Spatia, COLMAP, transforms.json, .npz, ...).")
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
+    segments: Annotated[int | None, typer.Option(min=1, help="Length in segments, in place of frames.")] = None,
     memory: Annotated[Memory, typer.Option(help="What remembers between segments.")] = Memory.latent,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    steps: Steps = 2,
-    model: Model = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps a segment; by default the model's.")] = None,
+    model: Annotated[str | None, typer.Option(help="wan2.2, or a model's folder; by default the bundled one.")] = None,
+    branch: Annotated[Path | None, typer.Option(help="Weights of Wan's memory branch (.safetensors).")] = None,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA for Wan (.safetensors).")] = None,
+    depth_model: Annotated[str | None, typer.Option(help="A depth model of transformers, by name or folder.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the video; by default the model's.")] = None,
+    fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
+    export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
     given_depth: Annotated[bool, typer.Option(help="Use a recording's depth of every frame.")] = False,
 ) -> None:
     """Walk through the world of an image: video, contact sheet, memory, and report."""
-    with _one_line():
+    with one_line():
+        from mirage_nb.checks import one_of
+        from mirage_nb.exports import FORMATS, export_run
         from mirage_nb.inputs import read_input
+        from mirage_nb.model_choice import choose_model, load_model
+        from mirage_nb.models.text import check_guidance
+        from mirage_nb.segments import plan_segments
 
+        check_guidance(guidance)  # all that can be checked before a large model is loaded
+        formats = tuple(one_of("export", name.strip(), FORMATS) for name in export.split(",")) if export else ()
+        choice = choose_model(model, size)
         scene = read_input(
-            source, frames=frames, path=path, action=action, trajectory=trajectory, given_depth=given_depth
-        )
+            source, frames=choice.new_frames * segments + 1 if segments else frames, path=path, action=action,
+            trajectory=trajectory, given_depth=given_depth, size=choice.size, fov=fov,
+            depth_model=depth_model or (choice.depth_model if choice.wan else None),
+        )  # fmt: skip
+        plan_segments(len(scene.cameras), choice.new_frames, choice.stride)
         if scene.note:
             typer.echo(f"note: {scene.note}")
-        pipe = _pipeline(model)
+        pipe, where = load_model(choice, branch, lora, depth_model)
+        if where != "the CPU" or choice.wan:
+            typer.echo(f"running on {where}")
         result = pipe(
-            scene.image, scene.prompt if pipe.transformer.config.text_dim else None, c2w=scene.cameras.c2w,
-            intrinsics=scene.cameras.intrinsics, depth=scene.depth, memory=memory.value, seed=seed,
-            num_inference_steps=steps, output_type="uint8", output_dir=out / "run",
+            scene.image, prompt or (scene.prompt if pipe.transformer.config.text_dim else None), negative_prompt,
+            c2w=scene.cameras.c2w, intrinsics=scene.cameras.intrinsics, depth=scene.depth, memory=memory.value,
+            seed=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
+            output_dir=out / "run",
         )  # fmt: skip
         report = _save_walk(out, scene, result, memory.value)
+        cameras = scene.cameras[: len(result.frames)]
+        export_run(out, result.frames, cameras, result.depth, formats)
         report |= {"input": source, "command": shlex.join(["mirage-nb", *sys.argv[1:]])}
         _write_json(out / "report.json", report)
         for name in ("closed_loop_psnr", "psnr_to_truth"):
             if name in report:
                 value = report[name]["mean"] if isinstance(report[name], dict) else report[name]
                 typer.echo(f"{name.replace('_', ' ')}: {value:.1f} dB")
+        fit = report["depth_fit"] or {}
+        if "relative_error" in fit:
+            words = f"{fit['fitted']} of {fit['frames']} frames fit the memory's, off by {fit['relative_error']:.1%}"
+            typer.echo(f"depth: {words} (median)")
         typer.echo(f"{report['memory']['tokens']} tokens, {report['memory']['bytes'] / 1024:.0f} KiB of memory")
         typer.echo(f"see {out / 'video.mp4'}, {out / 'contact.png'}, {out / 'memory.ply'}, {out / 'report.json'}")
 
@@ -137,6 +153,18 @@ def _save_walk(out: Path, scene, result, name: str) -> dict:
     return report
 
 
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Option(help="A folder of a Wan2.2 model, to be looked through as well.")] = None,
+) -> None:
+    """What this machine can run, what is missing, and what to do about it."""
+    from mirage_nb.doctor import examine, print_findings
+
+    with one_line():
+        if not print_findings(examine(model)):
+            raise typer.Exit(1)
+
+
 @evaluate.command()
 def rooms(
     out: Out,
@@ -151,27 +179,17 @@ def rooms(
     model: Model = None,
 ) -> None:
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
-    with _one_line():
-        from tqdm.auto import tqdm
-
+    with one_line():
         from mirage_nb.checks import one_of
         from mirage_nb.evaluation import best_median_worst, evaluate_rooms
         from mirage_nb.video import contact_sheet, stack_sheets, write_png
 
-        first, _, last = seeds.partition("-")
-        if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
-            raise ValueError(f"seeds: expected FIRST-LAST, as 900000-900031, got {seeds!r}")
         names = [one_of("memory", name.strip(), [m.value for m in Memory]) for name in memory.split(",")]
-        pipe = _pipeline(model)
-        with tqdm(desc="segments", unit="segment") as bar:
-
-            def progress(count: int, total: int) -> None:
-                bar.total = total
-                bar.update(count - bar.n)
-
+        pipe = load_pipeline(model)
+        with _segments_bar() as progress:
             report, videos = evaluate_rooms(
-                pipe, range(int(first), int(last or first) + 1), frames, names, num_inference_steps=steps,
-                true_depth=true_depth, batch=batch, progress=progress,
+                pipe, _seeds(seeds), frames, names, num_inference_steps=steps, true_depth=true_depth, batch=batch,
+                progress=progress,
             )  # fmt: skip
         report["command"] = shlex.join(["mirage-nb", *sys.argv[1:]])
         (out / "rooms").mkdir(parents=True, exist_ok=True)
@@ -185,48 +203,85 @@ def rooms(
         typer.echo(f"see {out / 'report.json'}, {out / 'contact.png'} and {out / 'rooms'}")
 
 
+@evaluate.command()
+def ablations(
+    out: Out,
+    seeds: Annotated[str, typer.Option(help="First and last seed of the rooms.")] = "900000-900015",
+    frames: Annotated[int, typer.Option(help="Frames there and back, an odd number.")] = 49,
+    steps: Steps = 2,
+    batch: Annotated[int, typer.Option(help="Rooms generated at once.")] = 16,
+    model: Model = None,
+) -> None:
+    """What each ingredient of the memory is worth, one thing changed at a time."""
+    with one_line():
+        from mirage_nb.benchmarks.ablations import variants
+        from mirage_nb.evaluation import evaluate_rooms
+        from mirage_nb.models.vae import spatial_stride
+        from mirage_nb.stitching import frame_encoder
+
+        pipe = load_pipeline(model)
+        memories = variants(frame_encoder(pipe.vae), spatial_stride(pipe.vae), int(pipe.vae.config.z_dim))
+        with _segments_bar() as progress:
+            report, _ = evaluate_rooms(
+                pipe, _seeds(seeds), frames, memories, num_inference_steps=steps, batch=batch, progress=progress
+            )
+        command, kept = shlex.join(["mirage-nb", *sys.argv[1:]]), ("settings", "methods", "parts")
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(out / "ablations.json", {"command": command} | {k: report[k] for k in kept})
+        _print_table(report)
+        typer.echo(f"see {out / 'ablations.json'}")
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
+        raise ValueError(f"seeds: expected FIRST-LAST, as 900000-900031, got {text!r}")
+    return range(int(first), int(last or first) + 1)
+
+
+@contextlib.contextmanager
+def _segments_bar():
+    """A progress bar as the function that `evaluate_rooms` calls."""
+    from tqdm.auto import tqdm
+
+    with tqdm(desc="segments", unit="segment") as bar:
+
+        def progress(count: int, total: int) -> None:
+            bar.total = total
+            bar.update(count - bar.n)
+
+        yield progress
+
+
 def _print_table(report: dict) -> None:
+    """A column for each memory; of many memories, a row for each and the main figures."""
     from rich.console import Console
     from rich.table import Table
 
-    settings = report["settings"]
+    settings, methods = report["settings"], report["methods"]
     table = Table(
         title=f"{len(settings['seeds'])} held-out rooms, {settings['frames']} frames there and back, mean ± 95%"
     )
+
+    def cell(name: str, metric: str) -> str:
+        value = methods[name][metric]
+        digits = 0 if metric in ("bytes", "tokens") else 1 if "psnr" in metric else 3
+        missing = value["mean"] != value["mean"]
+        return "–" if missing else f"{value['mean']:.{digits}f} ± {value['ci95']:.{digits}f}"
+
+    few, metrics = len(methods) <= 4, list(next(iter(methods.values())))
+    if not few:
+        metrics = ["closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "gradient_energy", "tokens"]
     table.add_column("")
-    names = list(report["methods"])
-    for name in names:
-        table.add_column(name, justify="right")
-    for metric in report["methods"][names[0]]:
-        cells = []
-        for name in names:
-            value = report["methods"][name][metric]
-            digits = 0 if metric in ("bytes", "tokens") else 1 if "psnr" in metric else 3
-            cells.append(
-                "–" if value["mean"] != value["mean"] else f"{value['mean']:.{digits}f} ± {value['ci95']:.{digits}f}"
-            )
-        table.add_row(metric.replace("_", " "), *cells)
+    for column in methods if few else metrics:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in metrics if few else methods:
+        cells = [cell(name, row) for name in methods] if few else [cell(row, metric) for metric in metrics]
+        table.add_row(row.replace("_", " "), *cells)
     Console().print(table)
-
-
-@app.command()
-def train(
-    folder: Annotated[
-        Path, typer.Option(help="Where rooms, checkpoints and the model are kept; a stopped run goes on from it.")
-    ],
-    preset: Annotated[str, typer.Option(help="What to train: tiny.")] = "tiny",
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
-    quick: Annotated[bool, typer.Option(help="A few steps of every stage, to see that all works.")] = False,
-    compile: Annotated[bool, typer.Option(help="Compile the transformer's blocks.")] = True,
-) -> None:
-    """Train the bundled model from nothing."""
-    with _one_line():
-        from mirage_nb.checks import one_of
-        from mirage_nb.training.tiny import Schedule, train_tiny
-
-        one_of("preset", preset, ["tiny"])
-        target = train_tiny(folder, Schedule.quick() if quick else None, seed=seed, compile=compile and not quick)
-        typer.echo(f"the model is in {target}")
+    parts = {name: value for name, value in report["parts"].items() if value["mean"] == value["mean"]}
+    words = (f"{name.replace('_', ' ')} {v['mean']:.3f} ± {v['ci95']:.3f}" for name, v in parts.items())
+    typer.echo("the parts alone, on true frames: " + ", ".join(words))
 
 
 if __name__ == "__main__":

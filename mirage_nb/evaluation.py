@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mirage_nb.baselines import make_memory
-from mirage_nb.models.vae import spatial_stride
+from mirage_nb.cameras import Cameras
+from mirage_nb.lifting import cells
+from mirage_nb.models.vae import decode, encode, precision, spatial_stride
 from mirage_nb.segments import plan_segments
-from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
+from mirage_nb.stitching import as_frames, as_pixels, frame_encoder, new_frames_per_segment, rollout
 from mirage_nb.worlds.clip import Clip
 from mirage_nb.worlds.rooms import Room
 
@@ -120,11 +123,50 @@ def as_pixel_mask(visibility: Tensor, frames: Tensor) -> Tensor:
     return seen.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
 
 
+def ghosts(memory, cameras: Cameras, moving: Tensor) -> Tensor:
+    """Which tokens show something that moved: (P,) bool. Such a token stays where the thing no longer is.
+
+    A token counts if most of the cell that it was lifted from was moving, in the frame that wrote it.
+
+    Args:
+        memory: a `LatentGrid` that wrote the T frames in order, one a write or more.
+        cameras: T, at pixel size. moving: (T, H, W) bool, the truth.
+    """
+    share = cells(moving, memory.stride).float().mean(-1)
+    found = torch.zeros(len(memory), dtype=torch.bool)
+    for frame in memory.written.unique().tolist():
+        mine = (memory.written == frame).cpu()
+        uv, _ = cameras[frame].project(memory.positions[mine].cpu())
+        column, row = (uv[0] / memory.stride).floor().long().unbind(1)
+        h, w = share.shape[1:]
+        found[mine] = share[frame, row.clamp(0, h - 1), column.clamp(0, w - 1)] > 0.5
+    return found
+
+
+@torch.no_grad()
+def measure_parts(pipe, clip: Clip, every: int = 8) -> dict[str, float]:
+    """What the VAE and the depth network are worth alone, on some true frames of a clip.
+
+    Returns:
+        `vae_psnr`: dB of frames encoded and decoded. `depth_absrel`: mean |estimated - true| / true where known;
+        NaN where the pipeline has no depth network.
+    """
+    frames, depth = clip.frames[::every], clip.depth[::every]
+    pixels = as_pixels(frames)
+    with precision(pipe.vae, pixels.device):
+        again = decode(pipe.vae, encode(pipe.vae, pixels[:, :, None]))[:, :, 0]
+    figures = {"vae_psnr": psnr(as_frames(again), frames).mean().item(), "depth_absrel": math.nan}
+    if pipe.depth_estimator is not None:
+        error = (pipe.depth_estimator.predict(pixels, clip.cameras.intrinsics[::every]) - depth).abs() / depth
+        figures["depth_absrel"] = error[depth > 0].mean().item()
+    return figures
+
+
 def evaluate_rooms(
     pipe,
     seeds: Sequence[int],
     num_frames: int = 49,
-    memories: Sequence[str] = ("latent", "rgb", "none"),
+    memories: Sequence[str] | Mapping[str, Callable[[], object]] = ("latent", "rgb", "none"),
     *,
     num_inference_steps: int = 2,
     true_depth: bool = False,
@@ -136,14 +178,15 @@ def evaluate_rooms(
     Args:
         pipe: a `MiragePipeline`.
         seeds: of rooms; use held-out ones.
-        memories: names that `make_memory` knows.
+        memories: names that `make_memory` knows; or names of one's own, each with what makes an empty memory.
         true_depth: give the exact depth of every frame instead of asking the depth network. The truth's depth fits the
             generated picture only where that is right, so this is an upper bound for the geometry, not a fair rival.
         batch: rooms generated at once.
         progress: called with segments done and segments in all.
 
     Returns:
-        A report, `methods.NAME.METRIC.{mean,ci95}` and `rooms.SEED.NAME.METRIC`, and the videos,
+        A report, `methods.NAME.METRIC.{mean,ci95}`, `parts.NAME.{mean,ci95}` (`measure_parts`) and
+        `rooms.SEED.NAME.METRIC`, and the videos,
         {seed: {"truth": (T, H, W, 3), NAME: ...}}.
     """
     stride = spatial_stride(pipe.vae)
@@ -152,13 +195,17 @@ def evaluate_rooms(
     total, count = segments * len(groups) * len(memories), 0
     figures: dict[str, dict[int, dict[str, float]]] = {name: {} for name in memories}
     videos: dict[int, dict[str, Tensor]] = {}
+    parts: list[dict[str, float]] = []
     for group in groups:
         clips = [there_and_back_room(seed, num_frames) for seed in group]
         for seed, clip in zip(group, clips):
             videos[seed] = {"truth": clip.frames}
+            parts.append(measure_parts(pipe, clip))
         for name in memories:
-            options = {"encode": frame_encoder(pipe.vae)} if name == "rgb" else {}
-            stores = [make_memory(name, stride=stride, channels=int(pipe.vae.config.z_dim), **options) for _ in group]
+            options = dict(stride=stride, channels=int(pipe.vae.config.z_dim))
+            named = partial(make_memory, name, frame_encoder(pipe.vae), **options)
+            make = memories[name] if isinstance(memories, Mapping) else named
+            stores = [make() for _ in group]
             depth = torch.stack([c.depth for c in clips]) if true_depth else None
             results = []
             for result in rollout(
@@ -184,7 +231,8 @@ def evaluate_rooms(
         seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, true_depth=true_depth
     )
     rooms = {str(seed): {name: figures[name][seed] for name in memories} for seed in videos}
-    return {"settings": settings, "methods": methods, "rooms": rooms}, videos
+    alone = {name: summary(part[name] for part in parts) for name in parts[0]}
+    return {"settings": settings, "methods": methods, "parts": alone, "rooms": rooms}, videos
 
 
 def best_median_worst(report: dict, name: str) -> dict[str, int]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.photos import read_photo
 from mirage_nb.trajectories import actions_to_c2w, camera_path
 from mirage_nb.trajectory_files import load_trajectory
 from mirage_nb.worlds.real import centre_crop_resize, read_posed_photo, read_rgbd
@@ -36,7 +36,8 @@ class Scene:
 def read_input(
     source: str, *, frames: int = 49, path: str | None = None, action: str | None = None,
     trajectory: str | Path | None = None,
-    size: tuple[int, int] = (128, 128), given_depth: bool = False,
+    size: tuple[int, int] = (128, 128), given_depth: bool = False, fov: float | None = None,
+    depth_model: str | None = None,
 ) -> Scene:  # fmt: skip
     """Read INPUT of `mirage-nb generate`.
 
@@ -47,6 +48,8 @@ def read_input(
         path, action, trajectory: one of them at most: a named path, keystrokes, a trajectory file. By default a room
             and a photo are walked there and back, and a recording along its own path.
         size: (height, width) that pictures are centre-cropped and resized to.
+        fov: a photo's horizontal field of view in degrees, in place of what its EXIF says.
+        depth_model: what estimates its depth, for the note; by default the bundled network.
         given_depth: use the depth of every recorded frame, not only of the first.
 
     Raises:
@@ -69,18 +72,19 @@ def read_input(
         scene = Scene(photo.image, photo.cameras[: min(frames, len(photo.cameras))], prompt=photo.prompt or None)
     else:
         try:
-            picture = Image.open(place).convert("RGB")
-        except OSError as error:
-            raise ValueError(f"INPUT: {source} is not a picture that can be read ({error})") from None
+            picture, lens, told = read_photo(place, fov)
+        except ValueError as error:
+            raise ValueError(f"INPUT: {str(error).removeprefix('image: ')}") from None
         width, height = picture.size
         known = load_trajectory(trajectory, (height, width))[1] if trajectory else None
-        lens = default_intrinsics((height, width)) if known is None else known[0]
+        lens = lens if known is None else known[0]
         whole = Cameras(torch.eye(4), lens, (height, width))
         image, cameras = centre_crop_resize(picture, whole, size)
         scene = Scene(image, cameras)
         path = path or (None if action or trajectory else "there_and_back")
-        scene.note = "; no intrinsics were given, so 64 degrees across are assumed" if known is None else ""
-    scene.note = "depth comes from a network that learnt procedural rooms: trust its shape, not its metres" + scene.note
+        scene.note = f"; the lens: {told}" if known is None else ""
+    source = depth_model or "a network that learnt procedural rooms"
+    scene.note = f"depth comes from {source}: trust its shape more than its metres{scene.note}"
     return _along(scene, frames, path, action, trajectory)
 
 

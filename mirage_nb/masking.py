@@ -82,12 +82,38 @@ def nearest_around(depth: Tensor, stride: int) -> Tensor:
     return -max_pool2d(-cells(depth, stride).amin(-1)[:, None], 3, 1, 1)[:, 0]
 
 
+def looked_through(
+    surface: Tensor, cameras: Cameras, behind: Tensor, views: Cameras, tolerance: float = 0.1, witnesses: int = 1
+) -> Tensor:
+    """Cells whose surface at least `witnesses` views look through, so that it was not there then: (N, h, w) bool.
+
+    A view looks through a surface if it sees only what lies more than `tolerance` (relatively) behind it, in the cell
+    and all around it.
+
+    Args:
+        surface: (N, h, w) z-depth in metres of the cells of N cameras; 0 = unknown.
+        cameras: N cameras **at latent size**.
+        behind: (M, h, w), `nearest_around` of the views' depth; 0 is evidence of nothing.
+        views: M cameras at latent size.
+        tolerance: relative depth; more than the error of depth from frame to frame.
+    """
+    n, (h, w) = len(cameras), views.size
+    points = cameras.unproject(surface).reshape(-1, 3)
+    count = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    for view in range(len(views)):
+        u, v, z = project(points, views.c2w[view], views.intrinsics[view])
+        inside = (z > 0) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
+        seen = behind[view, v[inside].long(), u[inside].long()]
+        count[inside] += seen > z[inside] * (1 + tolerance)
+    return (count >= witnesses).reshape(n, *surface.shape[1:]) & (surface > 0)
+
+
 def seen_through(depth: Tensor, cameras: Cameras, stride: int, tolerance: float = 0.1) -> Tensor:
     """Cells whose surface another frame looks through, so that it must have moved: (N, h, w) bool.
 
-    A surface of one frame is projected into every other one. It was not there if that frame sees only what lies more
-    than `tolerance` (relatively) behind it, in the cell and all around it. This finds the moving thing itself, and
-    never the background that it hides or sets free. What moves less than its own size between the frames stays unseen.
+    Every surface of one frame is held against all the others (`looked_through`). This finds the moving thing itself,
+    and never the background that it hides or sets free. What moves less than its own size between the frames stays
+    unseen.
 
     Args:
         depth: (N, H, W) z-depth in metres; unknown depth is evidence of nothing.
@@ -96,17 +122,7 @@ def seen_through(depth: Tensor, cameras: Cameras, stride: int, tolerance: float 
         tolerance: relative depth; more than the error of depth from frame to frame.
     """
     grid = cameras.downscale(stride)
-    behind = nearest_around(depth, stride)
-    surface = depth_to_latent(depth, stride)
-    n, (h, w) = len(cameras), grid.size
-    points = grid.unproject(surface).reshape(-1, 3)
-    gone = torch.zeros(len(points), dtype=torch.bool, device=depth.device)
-    for view in range(n):
-        u, v, z = project(points, grid.c2w[view], grid.intrinsics[view])
-        inside = (z > 0) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
-        seen = behind[view, v[inside].long(), u[inside].long()]
-        gone[inside] |= seen > z[inside] * (1 + tolerance)
-    return gone.reshape(n, h, w) & (surface > 0)
+    return looked_through(depth_to_latent(depth, stride), grid, nearest_around(depth, stride), grid, tolerance)
 
 
 def inconsistent(

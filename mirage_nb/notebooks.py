@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from math import isfinite
 
 RECORD = "application/vnd.mirage.record+json"
 CHECK = "application/vnd.mirage.check+json"
@@ -19,11 +20,16 @@ def record(name: str, value: float, unit: str = "", digits: int = 2) -> None:
     Args:
         name: unique in the notebook, a phrase that a reader understands.
         value: a number.
-        unit: "dB", "ms", "tokens" ...
+        unit: "dB", "%", "tokens" ...; "ms" and "s" are times, which are kept but never compared.
         digits: after the point, as shown; it is kept in full.
+
+    Raises:
+        ValueError: the value is not finite: it could not be compared.
     """
     from IPython.display import display
 
+    if not isfinite(value):
+        raise ValueError(f"value: expected a finite number for {name!r}, got {value}")
     text = f"{name}: {float(value):.{digits}f} {unit}".rstrip()
     data = {"name": name, "value": float(value), "unit": unit}
     display({RECORD: data, "text/plain": text}, raw=True)

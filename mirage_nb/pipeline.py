@@ -4,7 +4,6 @@ comes out. Its call is that of diffusers' camera-controlled video (`SanaWMPipeli
 from __future__ import annotations
 
 import platform
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +18,13 @@ from torch import Tensor
 
 import mirage_nb
 from mirage_nb import checks
+from mirage_nb.alignment import Fit, fit_report
 from mirage_nb.baselines import RGBPointCloud, make_memory
 from mirage_nb.models import depth as _depth  # noqa: F401, diffusers loads classes only from modules that are imported
+from mirage_nb.models import text
 from mirage_nb.models import transformer as _transformer  # noqa: F401
 from mirage_nb.models.vae import spatial_stride, temporal_stride, use_frame_kernels
+from mirage_nb.models.wan import WAN, load_wan
 from mirage_nb.runs import TENSORS, Run, digest, draw_seed, model_digest
 from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
@@ -40,7 +42,8 @@ class MirageOutput(BaseOutput):
             [0, 1]. `uint8`: a (T, H, W, 3) uint8 tensor, what the project's own tools take.
         c2w: (T, 4, 4) the path, in the memory's world.
         memory: what is remembered now; pass it to the next call to walk on.
-        report: JSON-able. `segments[i].seconds.{read,denoise,decode,depth,write}`, `segments[i].tokens`,
+        report: JSON-able. `depth_fit`: how well the estimated depth fits the memory's (`alignment.fit_report`), None
+            where it was given. `segments[i].seconds.{read,denoise,decode,depth,write}`, `segments[i].tokens`,
             `memory.{tokens,bytes}`, `seed`, `versions`.
         latents: (t, C, h, w) of the latent frames, the image's first.
         depth: (t, H, W) z-depth in metres of the latent frames, as it was written.
@@ -66,14 +69,24 @@ class MiragePipeline(DiffusionPipeline):
         depth_estimator: anything with `predict(pixels (N, 3, H, W) in [-1, 1], intrinsics (N, 4)) -> (N, H, W)` metres;
             without it, depth must be given for every frame.
         text_encoder, tokenizer: only for a transformer with text.
+        mask_estimator: anything with `predict(pixels (N, 3, H, W) in [-1, 1]) -> moving, sky`, (N, H, W) bool each,
+            such as `TransformersSegmentation`; not saved with the pipeline.
+        autocast: compute float32 weights in bfloat16; without it everything runs in the precision it was loaded in.
+        references, preceding: clean past latent frames that the transformer was trained to be shown (paper: 4 and 2).
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae->depth_estimator"
     _optional_components = ["depth_estimator", "text_encoder", "tokenizer"]
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None) -> None:
+    def __init__(
+        self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None,
+        autocast: bool = True, references: int = 0, preceding: int = 0, mask_estimator=None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.register_to_config(autocast=autocast, references=references, preceding=preceding)
+        vae.autocast = transformer.autocast = autocast
+        self.mask_estimator = mask_estimator
         self.register_modules(
             vae=use_frame_kernels(vae),
             transformer=transformer,
@@ -94,11 +107,33 @@ class MiragePipeline(DiffusionPipeline):
         checks.check_model_folder(pretrained_model_name_or_path)
         return super().from_pretrained(pretrained_model_name_or_path, **{"use_safetensors": True, **kwargs})
 
+    @classmethod
+    def from_wan(cls, source=WAN, branch=None, lora=None, depth_estimator=None, torch_dtype=torch.bfloat16, **options):
+        """The full-size system: a diffusers Wan2.2-TI2V model with the memory branch put on (paper: the backbone).
+
+        Args:
+            source: a name on the hub or a local folder, in diffusers' layout.
+            branch: a safetensors file with the branch's weights (and, perhaps, LoRA), the paper's names or ours;
+                without it the branch is fresh, changes nothing, and the video is diffusers' own image-to-video.
+            lora: a safetensors file with the backbone's LoRA.
+            depth_estimator: see the class; `TransformersDepth.from_transformers(...)` for photos.
+            torch_dtype: of the weights; the VAE stays in float32.
+            options: as `quantization_config`, `revision`: handed to diffusers' `from_pretrained`.
+
+        Raises:
+            FileNotFoundError: the model, a part of it, or a file is not there, or the hub can't be reached.
+            ValueError: another kind of model, a file that does not fit, or too little memory.
+        """
+        parts = load_wan(source, branch, lora, depth_estimator, torch_dtype, **options)
+        beside = {} if branch is None else {"references": 4, "preceding": 2}
+        return cls(**parts, autocast=False, **beside)
+
     @torch.no_grad()
     def __call__(
         self,
         image,
         prompt: str | None = None,
+        negative_prompt: str | None = None,
         *,
         c2w=None,
         action: str | None = None,
@@ -108,6 +143,7 @@ class MiragePipeline(DiffusionPipeline):
         memory="latent",
         num_frames: int | None = None,
         num_inference_steps: int = 2,
+        guidance_scale: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable | None = None,
@@ -119,17 +155,19 @@ class MiragePipeline(DiffusionPipeline):
 
         Args:
             image: the first frame: a path, a PIL image, or (H, W, 3) uint8. Its size is the video's.
-            prompt: for a model with text.
+            prompt, negative_prompt: for a model with text; the negative one only counts with guidance.
             c2w: (T, 4, 4) camera-to-world matrices (OpenCV axes, metres), one a frame, the image's first. A longer path
                 than num_frames is cut.
             action: instead of c2w, keystrokes as `"w-32,j-48,l-48"` (`trajectories.actions_to_c2w`).
             intrinsics: fx, fy, cx, cy in pixels of the image, (4,) or (T, 4); by default 64 degrees across.
             depth: z-depth in metres, (H, W) of the image or (T, H, W) of all frames, 0 = unknown; by default estimated.
-            moving: (T, H, W) bool, what must not be remembered.
-            memory: "latent", "append", "rgb", "none", or an existing memory, which grows in place. (To resume a run
-                that began with one, pass it as it was then; the run goes on with what it stored.)
+            moving: (T, H, W) bool, what must not be remembered; by default it is found, see `stitching.rollout`.
+            memory: a name (`make_memory`: "latent", "append", "rgb", "rgb_capped", "none"), or an existing memory,
+                which grows in place. (To resume a run that began with one, pass it as it was then; the run goes on with
+                what it stored.)
             num_frames: temporal stride * k + 1; by default as many as the path has.
             num_inference_steps: denoising steps a segment: 2 serve the bundled model best, 20 are the paper's for Wan.
+            guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
                 diffusers; steps count through all segments. What it returns may replace the latents.
@@ -160,42 +198,47 @@ class MiragePipeline(DiffusionPipeline):
         segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
         memory = self._memory(memory)
         seed = draw_seed(generator) if generator is not None else seed
-        self._check_text(prompt)
+        text.check_prompt(self, prompt, negative_prompt, guidance_scale)
 
         run = None
         if output_dir is not None:
             inputs = {
                 "image": digest(image), "c2w": digest(cameras.c2w), "intrinsics": digest(cameras.intrinsics),
-                "depth": digest(depth), "moving": digest(moving), "prompt": digest(prompt),
+                "depth": digest(depth), "moving": digest(moving, getattr(self.mask_estimator, "name", None)),
+                "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "memory": digest(type(memory).__name__, getattr(memory, "policy", None), memory.frames, len(memory)),
                 "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),
             }  # fmt: skip
             run = Run(output_dir, inputs, seed)
             seed = run.seed
         seed = draw_seed() if seed is None else seed
-        parts, latents = [] if run is None else run.results(), None
+        parts, latents, past = [] if run is None else run.results(), None, None
         first = image[None]
         if parts:
             memory = run.memory(self._loader(memory))
             first = parts[-1]["frames"][None, -1]
             latents = parts[-1]["latents"][None, :, -1] if temporal_stride(self.vae) == 1 else None
+            past = tuple(torch.cat([p[name] for p in parts], d)[None] for name, d in (("latents", 1), ("depth", 0)))
 
         def on_step(segment: int, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
             given = {name: latents for name in callback_on_step_end_tensor_inputs}
             replaced = callback_on_step_end(self, segment * num_inference_steps + step, timestep, given)
             return (replaced or {}).get("latents", latents)
 
+        models = self if guidance_scale == 1 else text.guided(self, negative_prompt, guidance_scale)
         results = rollout(
-            self, [memory], first, [cameras], seeds=[seed], num_inference_steps=num_inference_steps,
+            models, [memory], first, [cameras], seeds=[seed], num_inference_steps=num_inference_steps,
             depth=None if depth is None else depth[None], moving=None if moving is None else moving[None],
-            encoder_hidden_states=self._encode_prompt(prompt), on_step=on_step if callback_on_step_end else None,
-            done=len(parts), latents=latents, device=self._execution_device,
+            encoder_hidden_states=text.encode_prompt(self, prompt),
+            on_step=on_step if callback_on_step_end else None,
+            references=self.config.references, preceding=self.config.preceding,
+            done=len(parts), latents=latents, past=past, device=self._execution_device,
         )  # fmt: skip
         with self.progress_bar(total=len(segments)) as progress:
             progress.update(len(parts))
             for result in results:
                 part = {name: getattr(result, name)[0].cpu() for name in TENSORS}
-                figures = {"seconds": result.seconds, "tokens": result.tokens[0]}
+                figures = {"seconds": result.seconds, "tokens": result.tokens[0], "fits": result.fits[0]}
                 if run is not None:
                     run.commit(result.index, part, figures, memory)
                 parts.append(part | figures)
@@ -219,8 +262,7 @@ class MiragePipeline(DiffusionPipeline):
         """A memory by name, or the one given, checked."""
         stride, channels = spatial_stride(self.vae), int(self.vae.config.z_dim)
         if isinstance(memory, str):
-            options = {"encode": frame_encoder(self.vae)} if memory == "rgb" else {}
-            return make_memory(memory, stride=stride, channels=channels, **options)
+            return make_memory(memory, frame_encoder(self.vae), stride=stride, channels=channels)
         checks.check_memory(memory, stride, channels)
         return memory
 
@@ -228,28 +270,10 @@ class MiragePipeline(DiffusionPipeline):
         kind = type(memory)
         return partial(kind.load, encode=memory.encode, decode=memory.decode) if kind is RGBPointCloud else kind.load
 
-    def _check_text(self, prompt: str | None) -> None:
-        reads_text = self.transformer.config.text_dim is not None
-        if reads_text and (self.text_encoder is None or self.tokenizer is None):
-            raise ValueError("prompt: this transformer needs text, and the pipeline has no text encoder and tokenizer")
-        if prompt is not None and not isinstance(prompt, str):
-            raise ValueError(f"prompt: expected a string, got {type(prompt).__name__}")
-        if prompt and not reads_text:
-            warnings.warn("prompt: this model reads no text; the prompt is ignored", stacklevel=3)
-
-    def _encode_prompt(self, prompt: str | None, max_length: int = 512) -> Tensor | None:
-        """(1, L, text_dim) as Wan's pipelines make it: UMT5, padded with zeros."""
-        if self.transformer.config.text_dim is None:
-            return None
-        text = self.tokenizer(
-            [prompt or ""], padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-        ).to(self._execution_device)
-        states = self.text_encoder(text.input_ids, text.attention_mask).last_hidden_state
-        return states * text.attention_mask[..., None].to(states)
-
     def _report(self, parts: list[dict], memory, seed: int, steps: int) -> dict:
         versions = {"mirage_nb": mirage_nb.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
         return {
+            "depth_fit": fit_report([Fit(*fit) for part in parts for fit in part["fits"]]),
             "segments": [{"seconds": part["seconds"], "tokens": part["tokens"]} for part in parts],
             "memory": {"kind": type(memory).__name__, "tokens": len(memory), "bytes": int(memory.nbytes)},
             "seed": seed,

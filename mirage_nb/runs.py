@@ -44,10 +44,12 @@ def model_digest(components: dict) -> str:
     """A hash of the models: their configurations, and a pinch of each one's weights."""
     parts = []
     for name, component in sorted(components.items()):
-        parts += [name, {k: v for k, v in dict(getattr(component, "config", {})).items() if not k.startswith("_")}]
+        config = getattr(component, "config", {})
+        config = config.to_dict() if hasattr(config, "to_dict") else dict(config)  # transformers', diffusers'
+        parts += [name, {k: v for k, v in config.items() if not k.startswith("_")}]
         if isinstance(component, torch.nn.Module):
-            weights = list(component.parameters())
-            parts += [weight.detach().flatten()[:4096].float() for weight in (weights[0], weights[-1])]
+            weights = [weight.detach() for weight in component.parameters() if not weight.is_meta]  # offloaded
+            parts += [weight.flatten()[:64].float() for weight in weights]
     return digest(*parts)
 
 
@@ -97,11 +99,11 @@ class Run:
         self.seed = seed
 
     def results(self) -> list[dict]:
-        """What the segments done made: TENSORS (without the batch), `seconds` and `tokens`."""
+        """What the segments done made: TENSORS (without the batch), `seconds`, `tokens` and `fits`."""
         loaded = []
         for index in range(self.segments):
             tensors, settings = load_tensors(self._segment(index), SEGMENT, TENSORS)
-            loaded.append({**tensors, "seconds": settings["seconds"], "tokens": settings["tokens"]})
+            loaded.append({**tensors} | {name: settings[name] for name in ("seconds", "tokens", "fits")})
         return loaded
 
     def memory(self, load: Callable[[Path], object]):

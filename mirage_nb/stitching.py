@@ -9,24 +9,22 @@ The generator and the memory are known here only by what they can do, so that an
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mirage_nb.alignment import Fit
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import depth_to_latent
-from mirage_nb.masking import writable
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.vae import decode, encode, spatial_stride, temporal_stride
+from mirage_nb.models.vae import decode, encode, precision, spatial_stride, temporal_stride, visible_latents
+from mirage_nb.references import Context
 from mirage_nb.reprojection import Readout
+from mirage_nb.scenes import STAGES, Clock, Scenes, align_scale
 from mirage_nb.segments import plan_segments, segment_noise
 
-STAGES = ("read", "denoise", "decode", "depth", "write")
-MIN_OVERLAP = 0.02  # share of a frame's cells that the memory must show before their depth says anything of scale
+__all__ = ["STAGES", "SegmentResult", "align_scale", "as_frames", "as_pixels", "denoise", "frame_encoder", "rollout"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class SegmentResult:
         readouts: B of them, what the memory showed for this segment's latent frames, the overlap included.
         seconds: of read, denoise, decode, depth and write, for all scenes together.
         tokens: B counts, how many tokens each memory holds after this segment.
+        written: (B, t, h, w) bool, the cells of the new latent frames that were allowed into the memory.
+        references: B lists of the latent frames (counted from the video's first) that the generator was shown as they
+            are, the most overlapping first.
+        fits: B lists, how well the estimated depth of the new latent frames fitted the memory's; empty where it was
+            given.
     """
 
     index: int
@@ -50,6 +53,9 @@ class SegmentResult:
     readouts: list[Readout]
     seconds: dict[str, float]
     tokens: list[int]
+    written: Tensor
+    references: list[list[int]]
+    fits: list[list[Fit]]
 
     @property
     def visibility(self) -> Tensor:
@@ -61,24 +67,6 @@ class SegmentResult:
 def new_frames_per_segment(models) -> int:
     """Pixel frames that a segment of this model adds."""
     return (models.transformer.config.segment_latent_frames - 1) * temporal_stride(models.vae)
-
-
-def align_scale(depth: Tensor, readout_depth: Tensor, visible: Tensor) -> Tensor:
-    """The factor (N,) by which an estimated depth fits the memory's: the median of their ratios, in the logarithm.
-
-    A network knows the shape of what it sees better than its scale. Where the memory shows too little, it is 1.
-
-    Args:
-        depth: (N, H, W) per pixel or (N, h, w) per cell, estimated.
-        readout_depth, visible: (N, h, w), what the memory shows to the same cameras.
-    """
-    depth = depth_to_latent(depth, depth.shape[1] // readout_depth.shape[1])
-    scales = torch.ones(len(depth), device=depth.device)
-    for index, (estimated, remembered, seen) in enumerate(zip(depth, readout_depth, visible)):
-        both = seen & (estimated > 0) & (remembered > 0)
-        if both.sum() >= max(1, MIN_OVERLAP * both.numel()):
-            scales[index] = (remembered[both].log() - estimated[both].log()).median().exp()
-    return scales
 
 
 def as_pixels(frames: Tensor) -> Tensor:
@@ -95,7 +83,7 @@ def frame_encoder(vae) -> Callable[[Tensor], Tensor]:
     """The VAE as single frames see it: (N, 3, H, W) in [-1, 1] to latents (N, C, h, w). What `RGBPointCloud` needs."""
 
     def encode_frames(pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16):
+        with precision(vae, pixels.device):
             return encode(vae, pixels[:, :, None])[:, :, 0].float()
 
     return encode_frames
@@ -115,6 +103,10 @@ def rollout(
     on_step: Callable[[int, int, Tensor, Tensor], Tensor] | None = None,
     done: int = 0,
     latents: Tensor | None = None,
+    past: tuple[Tensor, Tensor] | None = None,
+    references: int = 0,
+    preceding: int = 0,
+    overlap: bool = True,
     device: torch.device | str | None = None,
 ) -> Iterator[SegmentResult]:
     """Generate B videos of equal length at once, segment by segment (paper: segment stitching).
@@ -127,11 +119,19 @@ def rollout(
         seeds: B of them; a scene's noise depends on its seed alone.
         depth: z-depth in metres where it is known: (B, T, H, W) of all frames, or (B, H, W) of the first ones. The rest
             is estimated, and its scale aligned to the memory's depth.
-        moving: (B, T, H, W) bool, what must not be written: moving things (and sky, where the depth is estimated).
+        moving: (B, T, H, W) bool, what must not be written: moving things (and sky, where the depth is estimated); all
+            False writes everything. By default it is found: by the models' `mask_estimator`, if they have one, and by
+            consistency with the frames before and with the memory (`scenes.find_moving`).
         encoder_hidden_states: (B, L, text_dim) for a model with text.
         on_step: called after each step with segment, step, timestep and latents (B, C, t, h, w); returns the latents.
         done: how many segments the memories hold from an earlier, interrupted run; `image` is their last frame, then.
         latents: (B, C, h, w) of the image; by default it is encoded.
+        past: latents (B, C, n, h, w) and depth (B, n, H, W) of all latent frames of the `done` segments.
+        references, preceding: how many clean past latent frames the generator is shown beside the memory, at most: such
+            as overlap with the segment's voxels, and the last ones before it (paper: 4 and 2). For models that were
+            trained with them; the bundled one was not.
+        overlap: show the generator the last frame of the segment before, clean, as the first of the next one. Without
+            it (to see what it is worth) that frame is made again, and thrown away.
         device: where to compute; by default where the transformer is.
 
     Yields:
@@ -153,43 +153,59 @@ def rollout(
             raise ValueError(f"{name}: expected {(batch, num_frames, height, width)}, got {tuple(value.shape)}")
     if models.depth_estimator is None and (depth is None or depth.shape[1] == 1):
         raise ValueError("depth: there is no depth estimator, so the depth (T, H, W) of every frame is needed")
+    if getattr(models.depth_estimator, "relative", False) and depth is None and not all(map(len, memories)):
+        raise ValueError(
+            "depth: relative depth can't be aligned, nothing says its scale; give the first frame's depth, or take a "
+            "metric model"
+        )
     segments = plan_segments(num_frames, new_frames_per_segment(models), temporal_stride(models.vae))
     device = torch.device(device or next(models.transformer.parameters()).device)
-    scenes = _Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)
-    text, steps = encoder_hidden_states, num_inference_steps
-    return _roll(scenes, segments[done:], image.to(device), latents, seeds, steps, text, on_step)
+    scenes = Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)
+    if past is not None:
+        scenes.recall(*past, at=list(range(0, num_frames, temporal_stride(models.vae)))[: past[0].shape[2]])
+    text, steps, beside = encoder_hidden_states, num_inference_steps, (references, preceding, overlap)
+    return _roll(scenes, segments[done:], image.to(device), latents, seeds, steps, text, on_step, beside)
 
 
 @torch.no_grad()
-def _roll(scenes: _Scenes, segments, image, latents, seeds, steps, text, on_step) -> Iterator[SegmentResult]:
+def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step, beside) -> Iterator[SegmentResult]:
     vae, device = scenes.models.vae, scenes.device
     stride = temporal_stride(vae)
     overlap = frame_encoder(vae)(as_pixels(image)) if latents is None else latents.to(device)
+    layout, constant = scenes.models.transformer.config.memory_layout, None
+    if layout == "wan" and segments:  # once for all segments: none is longer than the first
+        constant = visible_latents(vae, len(segments[0].latent_frames) + beside[1], image.shape[1:3], device)
     for segment in segments:
         clock, at = Clock(device), segment.latent_frames
+        fitted = [len(fits) for fits in scenes.fits]
         parts = []
         if segment.index == 0:
             first = overlap[:, :, None]
             parts.append(
-                (image[:, None], first, scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
+                (image[:, None], first, *scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
             )
         with clock("read"):
             readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
+            context, references, preceding = scenes.context(readouts, at, *beside[:2])
+            # The branch sees the frames that precede as well, after the target.
+            whole = at + [stride * frame for frame in preceding]
+            shown = [scenes.read(scene, whole) for scene in range(len(seeds))] if preceding else readouts
         with clock("denoise"):
-            views = [c[at].downscale(spatial_stride(vae)) for c in scenes.cameras]
-            control = memory_control(readouts, views, scenes.models.transformer.config.memory_layout)
+            views = [c[whole].downscale(spatial_stride(vae)) for c in scenes.cameras]
+            control = memory_control(shown, views, layout, None if constant is None else constant[:, : len(whole)])
             shape = (overlap.shape[1], len(at), *overlap.shape[2:])
             noise = torch.stack([segment_noise(seed, segment.index, shape) for seed in seeds]).to(device)
             report = None if on_step is None else lambda *args, index=segment.index: on_step(index, *args)
-            latents = denoise(scenes.models, overlap, noise, control, steps, text, report)
-        with clock("decode"), torch.autocast(device.type, torch.bfloat16):
+            clean = overlap if beside[2] or segment.index == 0 else None
+            latents = denoise(scenes.models, clean, noise, control, steps, text, report, context)
+        with clock("decode"), precision(vae, device):
             # Without temporal compression frames are decoded one by one: the overlap need not come along.
             video = decode(vae, latents[:, :, 1:]) if stride == 1 else decode(vae, latents)[:, :, 1:]
         new = latents[:, :, 1:]
         known = [readout[1:] for readout in readouts]
-        depth = scenes.remember(video[:, :, stride - 1 :: stride], new, at[1:], known, clock)
-        parts.append((as_frames(video.transpose(1, 2)), new, depth))
-        frames, made, depths = zip(*parts)
+        kept = scenes.remember(video[:, :, stride - 1 :: stride], new, at[1:], known, clock)
+        parts.append((as_frames(video.transpose(1, 2)), new, *kept))
+        frames, made, depths, written = zip(*parts)
         # A video VAE codes its first frame by itself. So the last latent of a segment, which stands for several frames,
         # can't be the first of the next one: that is the last frame, encoded alone.
         overlap = latents[:, :, -1] if stride == 1 else frame_encoder(vae)(as_pixels(frames[-1][:, -1]))
@@ -201,102 +217,41 @@ def _roll(scenes: _Scenes, segments, image, latents, seeds, steps, text, on_step
             readouts=readouts,
             seconds=clock.seconds,
             tokens=[len(memory) for memory in scenes.memories],
+            written=torch.cat(written, 1),
+            references=references,
+            fits=[fits[n:] for fits, n in zip(scenes.fits, fitted)],
         )
 
 
-def denoise(models, clean: Tensor, noise: Tensor, control: Tensor, steps: int, text=None, on_step=None) -> Tensor:
-    """Latents (B, C, t, h, w) from noise of that shape, the first frame being `clean` (B, C, h, w), at timestep 0."""
+def denoise(
+    models, clean: Tensor | None, noise: Tensor, control: Tensor, steps: int, text=None, on_step=None,
+    context: Context | None = None,
+) -> Tensor:  # fmt: skip
+    """Latents (B, C, t, h, w) from noise of that shape, the first frame being `clean` (B, C, h, w), at timestep 0.
+
+    Without a clean frame all are made. With a `context` of past frames the control (B, K, t + p, h, w) has those that
+    precede the target after it.
+    """
     scheduler, device = models.scheduler, noise.device.type
     scheduler.set_timesteps(steps, device=noise.device)
+    context = context or Context(noise[:, :, :0], noise[:, :, :0])
+    r, p = context.references.shape[2], context.preceding.shape[2]
+    more = {"frame_positions": context.positions(noise.shape[2]), "num_references": r} if r or p else {}
     latents = noise.clone()
-    latents[:, :, 0] = clean
-    with torch.autocast(device, torch.bfloat16):  # around all steps: the weights are cast once
+    if clean is not None:
+        latents[:, :, 0] = clean
+    with precision(models.transformer, noise.device):  # around all steps: the weights are cast once
         for step, timestep in enumerate(scheduler.timesteps):
             timesteps = timestep.float().repeat(len(latents), latents.shape[2])
-            timesteps[:, 0] = 0
-            velocity = models.transformer(latents, timesteps, control, encoder_hidden_states=text).sample
+            timesteps[:, 0] *= clean is None
+            timesteps = torch.nn.functional.pad(timesteps, (r, p))  # clean, too
+            inputs = context.around(latents)
+            velocity = models.transformer(inputs, timesteps, control, encoder_hidden_states=text, **more).sample
             with torch.autocast(device, enabled=False):  # the scheduler stays in float32
-                latents = scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0]
-                latents[:, :, 0] = clean
+                velocity = context.of_target(velocity.float())
+                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                if clean is not None:
+                    latents[:, :, 0] = clean
                 if on_step is not None:
                     latents = on_step(step, timestep, latents)
     return latents
-
-
-@dataclass
-class _Scenes:
-    """B scenes with what is known of them."""
-
-    models: object
-    memories: list
-    cameras: list[Cameras]
-    depth: Tensor | None
-    moving: Tensor | None
-    device: torch.device
-
-    def read(self, scene: int, at: list[int]) -> Readout:
-        memory, cameras = self.memories[scene], self.cameras[scene][at]
-        if not len(memory):
-            vae = self.models.vae
-            return Readout.empty(cameras.downscale(spatial_stride(vae)), int(vae.config.z_dim))
-        return memory.read(cameras.to(getattr(memory, "device", None) or self.device)).to(self.device)
-
-    def remember(
-        self, pixels: Tensor, latents: Tensor, at: list[int], known: list[Readout] | None, clock: Clock
-    ) -> Tensor:
-        """Find the depth of latent frames, write them, and return it: (B, t, H, W).
-
-        `pixels` (B, 3, t, H, W) and `latents` (B, C, t, h, w) have the poses of the pixel frames `at`; `known` is what
-        the memories show there.
-        """
-        pixels = pixels.transpose(1, 2)
-        with clock("depth"):
-            depth = self._depth(pixels, at, known)
-        with clock("write"):
-            stride = spatial_stride(self.models.vae)
-            moving = None if self.moving is None else self._moving(at)
-            for scene, memory in enumerate(self.memories):
-                if not (depth[scene].isfinite() & (depth[scene] > 0)).any():
-                    continue  # all sky: there is nothing to write
-                mask = writable(depth[scene], None if moving is None else moving[scene], stride=stride)
-                # Half precision is far finer than what the VAE tells apart, and half the memory.
-                tokens = latents[scene].transpose(0, 1).half()
-                memory.write(tokens, depth[scene], self.cameras[scene][at], mask, frames=pixels[scene])
-        return depth
-
-    def _depth(self, pixels: Tensor, at: list[int], known: list[Readout] | None) -> Tensor:
-        if self.depth is not None and at[-1] < self.depth.shape[1]:
-            return self.depth[:, at].to(self.device, torch.float32)
-        intrinsics = torch.cat([cameras.intrinsics[at] for cameras in self.cameras])
-        depth = self.models.depth_estimator.predict(pixels.flatten(0, 1), intrinsics).unflatten(0, pixels.shape[:2])
-        for scene, memory in enumerate(self.memories):
-            if known is not None or len(memory):
-                readout = self.read(scene, at) if known is None else known[scene]
-                depth[scene] *= align_scale(depth[scene], readout.depth, readout.visibility)[:, None, None]
-        return depth
-
-    def _moving(self, at: list[int]) -> Tensor:
-        """(B, t, H, W) bool: a latent frame stands for all pixel frames since the one before."""
-        stride = temporal_stride(self.models.vae)
-        spans = [self.moving[:, max(0, frame - stride + 1) : frame + 1].any(1) for frame in at]
-        return torch.stack(spans, 1).to(self.device)
-
-
-class Clock:
-    """Seconds by stage, with the work of an accelerator waited for: `with clock("read"): ...`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, dict.fromkeys(STAGES, 0.0)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextmanager
-    def __call__(self, stage: str):
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += self._now() - start

@@ -7,6 +7,10 @@
 | 7-scenes | a folder of *.pose.txt | c2w, 4x4, OpenCV axes | camera-intrinsics.txt, 3x3, pixel centres at integers |
 | tum | .txt of 8 columns | c2w: time, tx ty tz, qx qy qz qw, OpenCV axes | none |
 | nerfstudio | transforms.json, or its folder | c2w, OpenGL axes (y up, z back) | fl_x fl_y cx cy, pixels of w x h |
+| Blender (NeRF) | transforms_*.json | c2w, OpenGL axes | camera_angle_x, radians across; square pixels |
+| WorldScore | camera_data.json | c2w, OpenGL axes, `cameras_interp` | none (its focal length has no picture) |
+| COLMAP | a folder of cameras, images (.txt or .bin) | w2c, quaternion w first, OpenCV axes | pixels, centres as ours |
+| geometry | .npz, read without pickle | c2w (`camera_poses`) or w2c (`w2c`, `extrinsics`), OpenCV axes | 3x3, pixels |
 
 7-Scenes and TUM are metric; the others have whatever unit their makers left. A list of matrices alone cannot tell
 c2w from w2c (the inverse of an orbit to the left is a fine orbit to the right), so the format decides;
@@ -18,7 +22,6 @@ To add a format, write its two functions (is it this? read it) and give them a l
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,20 +31,11 @@ import torch
 from torch import Tensor
 
 from .cameras import Cameras
+from .colmap import find_model, quaternion_to_matrix, read_colmap
+from .trajectory_formats import Recorded, inverse, read_geometry, read_json, warn_distortion
+from .trajectory_writers import save_trajectory
 
-_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-
-
-class Recorded(NamedTuple):
-    """What a file holds: c2w (T, 4, 4), intrinsics (T, 4) and the (height, width) that they are given for.
-
-    Normalised intrinsics are those of an image of size (1, 1), so every file scales to an image by one rule.
-    """
-
-    c2w: Tensor
-    intrinsics: Tensor | None = None
-    size: tuple[int, int] | None = None
+__all__ = ["FORMATS", "load_trajectory", "read_calibration", "read_pose", "save_trajectory"]
 
 
 class Format(NamedTuple):
@@ -91,33 +85,6 @@ def load_trajectory(path: str | Path, size: tuple[int, int] | None = None) -> tu
     return c2w, None if own_size == (1, 1) and not size else intrinsics
 
 
-def save_trajectory(path: str | Path, cameras: Cameras) -> Path:
-    """Write cameras as a nerfstudio `transforms.json` (OpenGL axes, c2w), which `load_trajectory` reads back.
-
-    Args:
-        path: the file to write; its name should end in .json. A file that is there is replaced, in one step.
-        cameras: any batch; intrinsics are written once if all frames share them, else for each frame.
-    """
-    path = Path(path)
-    keys = ("fl_x", "fl_y", "cx", "cy")
-    rows = [dict(zip(keys, row, strict=True)) for row in cameras.intrinsics.double().tolist()]
-    shared = rows[0] if all(row == rows[0] for row in rows) else {}
-    matrices = (cameras.c2w.cpu().double() @ _OPENGL).tolist()
-    frames = [
-        {"file_path": f"frame_{i:05d}.png", **({} if shared else rows[i]), "transform_matrix": matrix}
-        for i, matrix in enumerate(matrices)
-    ]
-    height, width = cameras.size
-    content = {"camera_model": "OPENCV", "w": width, "h": height, **shared, "frames": frames}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
-
-
 # ---------------------------------------------------------------------------------------------------------- formats
 
 
@@ -125,8 +92,8 @@ def _read_realestate10k(path: Path) -> Recorded:
     """Lines of 19 numbers: time in microseconds, fx fy cx cy, k1 k2, and the 12 of the w2c matrix."""
     rows = _table(_lines(path)[1:], 19)
     if rows[:, 5:7].any():
-        _warn_distortion(path)
-    return Recorded(_inverse(rows[:, 7:].reshape(-1, 3, 4)), rows[:, 1:5], (1, 1))
+        warn_distortion(path)
+    return Recorded(inverse(rows[:, 7:].reshape(-1, 3, 4)), rows[:, 1:5], (1, 1))
 
 
 def _read_spatia(path: Path) -> Recorded:
@@ -140,7 +107,7 @@ def _read_spatia(path: Path) -> Recorded:
     w2c = torch.stack(matrices) if matrices else torch.zeros(0, 4, 4)
     if (w2c[:, 3] != w2c.new_tensor([0, 0, 0, 1])).any():
         raise ValueError("expected matrices with the bottom row 0 0 0 1 (are they transposed?)")
-    c2w = _inverse(w2c[:, :3])
+    c2w = inverse(w2c[:, :3])
     beside = path.with_name("intrinsics.txt")
     if not beside.exists():
         return Recorded(c2w)
@@ -169,47 +136,32 @@ def _read_7scenes(folder: Path) -> Recorded:
 
 def _read_tum(path: Path) -> Recorded:
     rows = _table(_lines(path), 8)
-    q = rows[:, 4:]
-    norm = q.norm(dim=1, keepdim=True)
-    if ((norm - 1).abs() > 1e-2).any():
-        raise ValueError("expected unit quaternions qx qy qz qw in columns 5 to 8")
-    x, y, z, w = (q / norm).unbind(1)
-    rotation = [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)]
-    rotation += [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)]
-    rotation += [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]
+    x, y, z, w = rows[:, 4:].unbind(1)
     c2w = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
-    c2w[:, :3, :3] = torch.stack(rotation, 1).reshape(-1, 3, 3)
+    try:
+        c2w[:, :3, :3] = quaternion_to_matrix(torch.stack([w, x, y, z], 1))
+    except ValueError:
+        raise ValueError("expected unit quaternions qx qy qz qw in columns 5 to 8") from None
     c2w[:, :3, 3] = rows[:, 1:4]
     return Recorded(c2w)
-
-
-def _read_nerfstudio(path: Path) -> Recorded:
-    content = json.loads((path / "transforms.json" if path.is_dir() else path).read_text())
-    frames = content["frames"]
-    if any(content.get(k) or any(frame.get(k) for frame in frames) for k in _DISTORTION):
-        _warn_distortion(path)
-    matrices = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64)
-    if matrices.shape != (len(frames), 4, 4) or not frames:
-        raise ValueError(f"expected a list of frames, each with a 4x4 transform_matrix, got {tuple(matrices.shape)}")
-    if not any("fl_x" in holder for holder in [content, *frames]):
-        return Recorded(matrices @ _OPENGL)
-    merged = [{**content, **frame} for frame in frames]
-    rows = [[m["fl_x"], m.get("fl_y", m["fl_x"]), m.get("cx", m["w"] / 2), m.get("cy", m["h"] / 2)] for m in merged]
-    sizes = {(int(m["h"]), int(m["w"])) for m in merged}
-    if len(sizes) > 1:
-        raise ValueError(f"expected frames of one size, got {sorted(sizes)}")
-    return Recorded(matrices @ _OPENGL, torch.tensor(rows, dtype=torch.float64), sizes.pop())
 
 
 def _is_row(count: int) -> Callable[[Path, str], bool]:
     return lambda path, head: len(head.split()) == count and head[0] in "+-.0123456789"
 
 
+def _has(*names: str) -> Callable[[Path, str], bool]:
+    return lambda path, head: path.suffix == ".json" or any((path / name).is_file() for name in names)
+
+
 FORMATS: dict[str, Format] = {
-    "nerfstudio": Format(lambda p, head: p.suffix == ".json" or (p / "transforms.json").exists(), _read_nerfstudio),
+    # Blender's and WorldScore's JSON as well
+    "nerfstudio": Format(_has("transforms.json", "transforms_train.json", "camera_data.json"), read_json),
+    "geometry": Format(lambda p, head: p.suffix == ".npz", lambda p: read_geometry(p).recorded),
     "spatia": Format(lambda p, head: head.startswith("[") or (p / "w2c.txt").exists(), _read_spatia),
     "realestate10k": Format(lambda p, head: head.startswith(("http://", "https://")), _read_realestate10k),
     "7-scenes": Format(lambda p, head: p.is_dir() and any(p.glob("*.pose.txt")), _read_7scenes),
+    "colmap": Format(lambda p, head: p.is_dir() and find_model(p) is not None, lambda p: Recorded(*read_colmap(p))),
     "tum": Format(_is_row(8), _read_tum),
 }
 
@@ -260,18 +212,6 @@ def _head(path: Path) -> str:
         return next((line.strip() for line in file if line.strip() and not line.startswith("#")), "")
 
 
-def _inverse(w2c: Tensor) -> Tensor:
-    """c2w (T, 4, 4) of w2c (T, 3, 4), for rigid matrices."""
-    c2w = torch.eye(4, dtype=w2c.dtype).repeat(len(w2c), 1, 1)
-    c2w[:, :3, :3] = w2c[:, :, :3].mT
-    c2w[:, :3, 3:] = -w2c[:, :, :3].mT @ w2c[:, :, 3:]
-    return c2w
-
-
 def _covering(intrinsics: Tensor) -> tuple[int, int]:
     """Some image size that the principal point lies in, where a file doesn't tell one."""
     return int(2 * intrinsics[:, 3].max()) + 1, int(2 * intrinsics[:, 2].max()) + 1
-
-
-def _warn_distortion(path: Path) -> None:
-    warnings.warn(f"{path}: lens distortion is ignored; undistort the images if it matters", stacklevel=4)

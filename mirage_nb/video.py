@@ -24,6 +24,7 @@ COLOURS = {
     "latent": "#009e73",
     "append": "#56b4e9",
     "rgb": "#cc79a7",
+    "rgb_capped": "#e69f00",
     "none": "#d55e00",
     "hole": "#d55e00",
 }
@@ -33,6 +34,7 @@ TITLES = {
     "latent": "latent memory",
     "append": "append-only memory",
     "rgb": "RGB point cloud",
+    "rgb_capped": "RGB, last two chunks",
     "none": "no memory",
 }
 INK, PAPER, QUIET = "#22262e", "#ffffff", "#7b8494"

@@ -1,4 +1,4 @@
-"""Voxel keys of the memory: level and position packed into one int64, kept as a sorted list without a hash table."""
+"""Voxel keys of the memory: level and position packed into one int64, and blocks of 64 x 64 x 64 voxels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 LEVELS = (-8, 7)  # what 4 bits hold
 BITS, BIAS = 20, 1 << 19  # per coordinate; the bias keeps them positive
+BLOCK_BITS = 6
 
 
 def voxel_level(footprints: Tensor, voxel_size: float) -> Tensor:
@@ -32,21 +33,18 @@ def voxel_keys(positions: Tensor, footprints: Tensor, voxel_size: float) -> Tens
     return (level << 3 * BITS) | (x << 2 * BITS) | (y << BITS) | z
 
 
+def block_keys(keys: Tensor) -> Tensor:
+    """(P,) int64 keys of the blocks that voxels (P,) are in: without the low bits of x, y and z."""
+    low = (1 << BLOCK_BITS) - 1
+    return keys & ~(low << 2 * BITS | low << BITS | low)
+
+
 def contains(sorted_keys: Tensor, keys: Tensor) -> Tensor:
     """(P,) bool: which of the keys (P,) are in a sorted list."""
     if not len(sorted_keys):
         return torch.zeros_like(keys, dtype=torch.bool)
     at = torch.searchsorted(sorted_keys, keys).clamp(max=len(sorted_keys) - 1)
     return sorted_keys[at] == keys
-
-
-def merge(sorted_keys: Tensor, keys: Tensor) -> Tensor:
-    """Insert keys (P,) into a sorted list, sorting only the new ones."""
-    keys = keys.sort().values
-    at = torch.searchsorted(sorted_keys, keys, right=True) + torch.arange(len(keys), device=keys.device)
-    merged = sorted_keys.new_empty(len(sorted_keys) + len(keys))
-    old = torch.ones_like(merged, dtype=torch.bool).index_fill_(0, at, False)
-    return merged.masked_scatter_(old, sorted_keys).index_copy_(0, at, keys)
 
 
 def first_of_each(keys: Tensor) -> Tensor:

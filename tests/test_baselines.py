@@ -6,7 +6,7 @@ import pytest
 import torch
 from scenes import camera, paint, pose, room_views
 
-from mirage_nb.baselines import MEMORIES, NoMemory, RGBPointCloud, make_memory
+from mirage_nb.baselines import CODEC, MEMORIES, NoMemory, RGBPointCloud, as_picture, make_memory
 from mirage_nb.grid import LatentGrid
 from mirage_nb.masking import writable
 
@@ -35,7 +35,7 @@ HERE, TURN = pose(), pose((0.1, 0.0, 0.1), (0.0, 0.25, 0.0))
 
 
 def build(name, **options):
-    return make_memory(name, **({"encode": encode} if name == "rgb" else {}), **options)
+    return make_memory(name, encode, **options)
 
 
 @pytest.mark.parametrize("name", MEMORIES)
@@ -58,7 +58,7 @@ def test_the_contract(name, tmp_path):
     assert memory.read(cameras, size=(4, 6)).latents.shape == (2, 6, 4, 6)
     path = tmp_path / "memory.safetensors"
     memory.save(path)
-    again = type(memory).load(path, **({"encode": encode} if name == "rgb" else {}))
+    again = type(memory).load(path, **({"encode": encode} if name in CODEC else {}))
     assert (len(again), again.nbytes, again.frames) == (len(memory), memory.nbytes, 2)
     assert torch.equal(again.read(cameras).latents, readout.latents)
     memory.clear()
@@ -136,6 +136,34 @@ def test_rgb_grows_unless_capped():
     assert sizes == {None: [1, 2, 3, 4], 2: [1, 2, 2, 2]}
 
 
+def test_the_capped_memory_has_its_last_two_chunks_and_no_other(tmp_path):
+    """As if the chunks before had never been: by its points, and by what a read shows; also after a file."""
+    poses = [pose((0.1 * k, 0, 0), (0, 0.3 * k, 0)) for k in range(4)]
+    capped, fresh = make_memory("rgb_capped", encode), make_memory("rgb", encode)
+    for k, here in enumerate(poses):
+        latents, depth, cameras, frames = views(here)
+        capped.write(latents, depth, cameras, frames=frames)
+        if k >= 2:
+            fresh.write(latents, depth, cameras, frames=frames)
+    capped.save(tmp_path / "memory.safetensors")
+    for memory in (capped, RGBPointCloud.load(tmp_path / "memory.safetensors", encode)):
+        assert torch.equal(memory.positions, fresh.positions) and torch.equal(memory.colors, fresh.colors)
+        assert torch.equal(memory.read(camera(*poses)).latents, fresh.read(camera(*poses)).latents)
+        latents, depth, cameras, frames = views(HERE)
+        memory.write(latents, depth, cameras, frames=frames)
+        assert len(memory) == 2 * 64 * 96, "the cap outlives the file"
+
+
+def test_a_render_as_a_vae_sees_it():
+    latents, depth, cameras, frames = views(HERE)
+    memory = RGBPointCloud(encode)
+    memory.write(latents, depth, cameras, frames=frames)
+    render = memory.render(camera(HERE, pose((0, 0, 0), (0, 2.5, 0))))
+    picture = as_picture(render)
+    assert picture.shape == (2, 3, 64, 96) and (picture[0] - frames[0]).abs().max() <= 1 / 127
+    assert not picture.permute(0, 2, 3, 1)[~render.visibility].any() and not render.visibility[1].all()
+
+
 def test_rgb_without_frames_decodes():
     latents, depth, cameras, _ = views(HERE)
     memory = RGBPointCloud(encode, decode)
@@ -154,8 +182,11 @@ def test_rgb_without_frames_decodes():
 def test_memories_by_name():
     assert isinstance(make_memory("latent", policy="finest"), LatentGrid)
     assert make_memory("append").policy == "append"
-    assert make_memory("rgb", encode=encode, max_chunks=2).max_chunks == 2
+    assert make_memory("rgb", encode=encode).max_chunks is None and make_memory("rgb_capped", encode).max_chunks == 2
+    assert make_memory("none", encode).nbytes == 0  # those that need no codec do not mind one
+    with pytest.raises(ValueError, match="encode: 'rgb_capped' is read through a VAE"):
+        make_memory("rgb_capped")
     with pytest.raises(ValueError, match="did you mean 'latent'"):
         make_memory("latents")
-    with pytest.raises(ValueError, match="expected one of latent, append, rgb, none"):
+    with pytest.raises(ValueError, match="expected one of latent, append, rgb, rgb_capped, none"):
         make_memory("???")

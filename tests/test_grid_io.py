@@ -12,7 +12,7 @@ from scenes import camera, pose, room_views
 
 from mirage_nb import grid_io
 from mirage_nb.grid import LatentGrid
-from mirage_nb.voxels import BIAS, contains, first_of_each, merge, voxel_keys, voxel_level
+from mirage_nb.voxels import BIAS, block_keys, contains, first_of_each, voxel_keys, voxel_level
 
 HERE, TURN = pose(), pose((0.1, 0.0, 0.1), (0.0, 0.25, 0.0))
 
@@ -23,7 +23,7 @@ def written(*poses) -> LatentGrid:
     return grid
 
 
-def test_voxel_keys_are_a_sorted_set():
+def test_voxel_and_block_keys():
     g = torch.Generator().manual_seed(0)
     positions = torch.randint(-5, 5, (300, 3), generator=g) * 0.05 + 0.01
     footprints = 0.1 * 2.0 ** torch.randint(0, 3, (300,), generator=g)
@@ -34,10 +34,11 @@ def test_voxel_keys_are_a_sorted_set():
     assert all((a == b) == (x == y) for a, x in zip(cell[:40], keys.tolist()) for b, y in zip(cell, keys.tolist()))
     once = keys[first_of_each(keys)]
     assert once.tolist() == list(dict.fromkeys(keys.tolist()))
-    merged = merge(merge(keys[:0], keys[:100]), keys[100:])
-    assert torch.equal(merged, keys.sort().values)
-    assert contains(merged, keys).all() and not contains(merged[:0], keys).any()
+    assert contains(keys.sort().values, keys).all() and not contains(keys[:0], keys).any()
     assert contains(once[:7].sort().values, once).sum() == 7
+    block = [(n, *(x // 64 for x in xyz)) for n, *xyz in cell]
+    blocks = block_keys(keys).tolist()
+    assert len(set(block)) == len(set(blocks)) == len({*zip(block, blocks)}) > 8
     with pytest.raises(ValueError, match="too far from the world's origin"):
         voxel_keys(torch.tensor([[0.0, 0.06 * BIAS, 0.0]]), torch.tensor([0.1]), 0.05)
 

@@ -10,8 +10,9 @@ import torch
 from mirage_nb.models.presets import build_micro
 from mirage_nb.training.data import HELD_OUT, Walks, write_walks
 from mirage_nb.training.depth import depth_loss
+from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
-from mirage_nb.training.memory import EncodedWalks, _choose, memory_loss
+from mirage_nb.training.memory import MemoryLoss, _choose
 from mirage_nb.training.tiny import Schedule, train_tiny
 from mirage_nb.training.vae import vae_loss
 
@@ -27,8 +28,8 @@ def losses(folder) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def quadratic(model, step, generator):
-    x = torch.randn(8, 4, generator=generator)
+def quadratic(model, step, generator, part=slice(None)):
+    x = torch.randn(8, 4, generator=generator)[part]
     return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
 
@@ -41,7 +42,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     options = dict(steps=60, lr=1e-2, warmup=5, ema=0.9, progress=False, checkpoint_minutes=0)
     whole = fit(line(), quadratic, folder=tmp_path / "whole", **options)
 
-    def killed_at_37(model, step, generator):
+    def killed_at_37(model, step, generator, part):
         if step == 37:
             raise KeyboardInterrupt
         return quadratic(model, step, generator)
@@ -55,13 +56,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
 
 def test_a_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path):
-    def broken(model, step, generator):
+    def broken(model, step, generator, part):
         loss, figures = quadratic(model, step, generator)
         return (loss * float("nan") if step == 5 else loss), figures
 
     with pytest.raises(FloatingPointError, match="step 5"):
         fit(line(), broken, steps=9, folder=tmp_path, lr=1e-2, progress=False, checkpoint_minutes=0)
     assert (tmp_path / "checkpoint.safetensors").exists()
+    bad = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert bad["step"] == 5 and bad["generator_seed"] == 5  # whoever looks into it can draw the batch again
 
 
 def test_held_out_seeds_are_refused(tmp_path):
@@ -108,7 +111,7 @@ def test_a_rehearsed_batch_sees_what_the_model_made(walks, returning):
         calls.append((noisy, timestep, out.sample, control))
         return out
 
-    memory_loss(data, batch=2, drop=0.0, rehearse=float(returning))(model, 0, torch.Generator().manual_seed(1))
+    MemoryLoss(data, batch=2, drop=0.0, rehearse=float(returning))(model, 0, torch.Generator().manual_seed(1))
     if not returning:
         assert len(calls) == 1
         return
@@ -130,7 +133,7 @@ def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
     else:
         model, loss = (
             parts["transformer"],
-            memory_loss(EncodedWalks.encode(walks, parts["vae"], parts["depth_estimator"]), batch=2),
+            MemoryLoss(EncodedWalks.encode(walks, parts["vae"], parts["depth_estimator"]), batch=2),
         )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     values = []

@@ -63,7 +63,10 @@ class MirageBlock(WanTransformerBlock):
 
 
 class MirageBranchBlock(MirageBlock):
-    """A block of the memory branch: what it finds is handed to the backbone through a zero-initialised projection."""
+    """A block of the memory branch: what it finds is handed to the backbone through a zero-initialised projection.
+
+    Its projections run inside of its forward, so that hooks on blocks (group offloading, device maps) find them.
+    """
 
     def __init__(self, *args, first: bool = False) -> None:
         super().__init__(*args)
@@ -72,6 +75,16 @@ class MirageBranchBlock(MirageBlock):
         self.proj_out = nn.Linear(dim, dim)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, control: Tensor, hidden_states: Tensor, *condition) -> tuple[Tensor, Tensor]:
+        """The branch's next state, and its hint for the backbone, both (B, tokens, D).
+
+        hidden_states: the backbone's input, which the first block adds to the control.
+        """
+        if self.proj_in is not None:
+            control = self.proj_in(control) + hidden_states
+        control = super().forward(control, *condition)
+        return control, self.proj_out(control)
 
 
 class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -91,6 +104,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["MirageBlock", "MirageBranchBlock"]
+    _repeated_blocks = ["MirageBlock", "MirageBranchBlock"]
     _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]
     _skip_layerwise_casting_patterns = ["patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"]
 
@@ -142,7 +156,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Rotary tables (1, T * h * w, 1, D) for frames at the given temporal positions."""
         rope, tables = self.rope, []
         for table in (rope.freqs_cos, rope.freqs_sin):
-            t, y, x = table.split([rope.t_dim, rope.h_dim, rope.w_dim], dim=1)
+            t, y, x = table.to(positions.device).split([rope.t_dim, rope.h_dim, rope.w_dim], dim=1)
             grid = (len(positions), height, width, -1)
             t, y, x = t[positions][:, None, None], y[:height][None, :, None], x[:width][None, None]
             tables.append(
@@ -183,20 +197,16 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestep = timestep[:, None].expand(-1, frames) if timestep.ndim == 1 else timestep
         temb, modulation, text = self._condition(timestep[:, ::p_t], encoder_hidden_states)
 
-        dtype = (
-            torch.get_autocast_dtype(hidden_states.device.type)
-            if torch.is_autocast_enabled(hidden_states.device.type)
-            else self.dtype
-        )
+        kind, dtype = hidden_states.device.type, self.dtype
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # not on the meta device
+            dtype = torch.get_autocast_dtype(kind)
         x = self.patch_embedding(hidden_states.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
         skip = num_references // p_t
         seen = (modulation[:, skip:], tuple(r[:, skip * tokens :] for r in rotary))
         c = self.vace_patch_embedding(control.to(self.dtype)).flatten(2).transpose(1, 2)
-        c = self.vace_blocks[0].proj_in(c) + x[:, skip * tokens :]
-        hints = {}
+        start, hints = x[:, skip * tokens :], {}
         for layer, block in zip(self.config.vace_layers, self.vace_blocks):
-            c = self._run(block, c, text, *seen)
-            hints[layer] = block.proj_out(c)
+            c, hints[layer] = self._run(block, c, start, text, *seen)
         for layer, block in enumerate(self.blocks):
             x = self._run(block, x, text, modulation, rotary)
             if layer in hints:
@@ -235,20 +245,19 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     @classmethod
     def from_wan(cls, backbone, vace_layers=None, vace_in_channels=None, memory_layout="wan", segment_latent_frames=9):
-        """Put a memory branch on a diffusers `WanTransformer3DModel`.
+        """Put a memory branch on a diffusers `WanTransformer3DModel`, whose modules are shared with it from then on.
 
         Each branch block starts as a copy of its backbone block, its output projection as zero: a fresh branch changes
         nothing (paper: stage 1 trains from there).
+
+        Args:
+            backbone: of equal channels in and out (Wan2.2-TI2V-5B); it may be quantised, and stays so.
+            vace_layers: by default every second block.
+            vace_in_channels: by default twice the backbone's, what `memory_layout` "wan" has.
+
+        Raises:
+            ValueError: another kind of backbone.
         """
-        config = {k: v for k, v in backbone.config.items() if k in cls._get_init_keys(cls)}
-        layers = tuple(vace_layers or range(0, config["num_layers"], 2))
-        channels = vace_in_channels or 2 * config["in_channels"]
-        model = cls(**config, vace_layers=layers, vace_in_channels=channels, memory_layout=memory_layout,
-                    segment_latent_frames=segment_latent_frames)  # fmt: skip
-        missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
-        if unexpected or any(not name.startswith("vace_") for name in missing):
-            raise ValueError(f"backbone: weights do not fit, missing {missing[:3]}, unexpected {unexpected[:3]}")
-        for layer, block in zip(layers, model.vace_blocks):
-            block.load_state_dict(backbone.blocks[layer].state_dict(), strict=False)
-        nn.init.zeros_(model.vace_patch_embedding.bias)
-        return model.to(backbone.dtype)
+        from mirage_nb.models.wan import put_branch_on
+
+        return put_branch_on(cls, backbone, vace_layers, vace_in_channels, memory_layout, segment_latent_frames)

@@ -69,6 +69,27 @@ def spatial_stride(vae) -> int:
     return int(vae.config.scale_factor_spatial)
 
 
+def precision(module, device: torch.device):
+    """The autocast to bfloat16 in which our own float32 weights are computed.
+
+    A module whose attribute `autocast` is False (Wan's, see `MiragePipeline`) computes in the precision that it was
+    loaded in, as it does in diffusers.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=getattr(module, "autocast", True))
+
+
+@torch.no_grad()
+def visible_latents(vae, frames: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+    """Latents (C, frames, h, w) of a video in which all is visible (white), the constant half of the layout `wan`.
+
+    A causal VAE: the first latent frames of a long video are those of a short one, so one call serves all segments.
+    """
+    device = torch.device(device or next(vae.parameters()).device)
+    video = torch.ones(1, 3, (frames - 1) * temporal_stride(vae) + 1, *size, device=device)
+    with precision(vae, device):
+        return encode(vae, video)[0]
+
+
 def _statistics(vae, latents: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = latents.new_tensor(vae.config.latents_mean), latents.new_tensor(vae.config.latents_std)
     return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)

@@ -6,6 +6,60 @@ colours are those of `video.COLOURS`.
 
 from mirage_nb.plots.base import drawn
 from mirage_nb.plots.cloud import memory_cloud, memory_picture, show_cloud
+from mirage_nb.plots.grids import channel_sheet, level_picture, number_grids, policy_picture, voxel_slice
+from mirage_nb.plots.rollouts import (
+    ghost_plan,
+    holes,
+    lines,
+    memory_step,
+    pictures,
+    plan_picture,
+    segment_sheet,
+    shown,
+    tinted,
+)
+from mirage_nb.plots.stages import (
+    board,
+    chart,
+    cloud_view,
+    heat,
+    open_viewer,
+    plan_view,
+    readout_cells,
+    ringed,
+    yes_no,
+)
 from mirage_nb.plots.videos import first_last, psnr_curve, show_videos
 
-__all__ = ["drawn", "first_last", "memory_cloud", "memory_picture", "psnr_curve", "show_cloud", "show_videos"]
+__all__ = [
+    "board",
+    "channel_sheet",
+    "chart",
+    "cloud_view",
+    "drawn",
+    "first_last",
+    "ghost_plan",
+    "heat",
+    "holes",
+    "level_picture",
+    "lines",
+    "memory_cloud",
+    "memory_picture",
+    "memory_step",
+    "number_grids",
+    "open_viewer",
+    "pictures",
+    "plan_picture",
+    "plan_view",
+    "policy_picture",
+    "psnr_curve",
+    "readout_cells",
+    "ringed",
+    "segment_sheet",
+    "show_cloud",
+    "show_videos",
+    "shown",
+    "tinted",
+    "voxel_slice",
+    "yes_no",
+]

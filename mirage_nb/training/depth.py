@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mirage_nb.training.data import Walks
-
-
-def _augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random exposure, contrast and colour cast, so that the network does not lean on one palette."""
-    n = len(pixels)
-    gain = 1 + 0.2 * torch.randn(n, 1, 1, 1, generator=generator)
-    cast = 0.06 * torch.randn(n, 3, 1, 1, generator=generator)
-    return (pixels * gain + cast).clamp(-1, 1)
 
 
 def depth_loss(walks: Walks, batch: int = 16):
     """The `batch_loss` of `loop.fit` for the depth network."""
 
-    def batch_loss(model: nn.Module, step: int, generator: torch.Generator):
-        rooms = torch.randint(len(walks), (batch,), generator=generator)
-        frames = torch.randint(walks.num_frames, (batch,), generator=generator)
-        pixels = _augment(walks.pixels(rooms, frames), generator)
+    def batch_loss(model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
+        rooms = torch.randint(len(walks), (batch,), generator=generator)[part]
+        frames = torch.randint(walks.num_frames, (batch,), generator=generator)[part]
+        # Random exposure, contrast and colour cast, so that the network does not lean on one palette.
+        gain = 1 + 0.2 * torch.randn(batch, 1, 1, 1, generator=generator)[part]
+        cast = 0.06 * torch.randn(batch, 3, 1, 1, generator=generator)[part]
+        pixels = (walks.pixels(rooms, frames) * gain + cast).clamp(-1, 1)
         depth, intrinsics = walks["depth"][rooms, frames].float(), walks["intrinsics"][rooms]
         if (
             torch.rand((), generator=generator) < 0.5

@@ -8,69 +8,16 @@ generates a segment, which is written back, and then learns on the next one: so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import depth_to_latent, lift
-from mirage_nb.masking import writable
+from mirage_nb.lifting import lift
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.vae import encode, spatial_stride
 from mirage_nb.reprojection import Readout, reproject
-from mirage_nb.training.data import Walks
+from mirage_nb.training.encoded import EncodedWalks
 
 SHIFT = 3.0  # of the noise schedule; the paper's 5 is for pictures of 44 x 80 cells, ours have 16 x 16
-
-
-@dataclass
-class EncodedWalks:
-    """What the memory recipe needs of R walks of T frames, at latent resolution.
-
-    latents (R, T, C, h, w) and depths (a list of (R, T, h, w): the exact one, and the depth network's) in float16,
-    cells (R, T, h, w) bool: what may be written; c2w (R, T, 4, 4); intrinsics (R, 4) at pixel size; size in pixels.
-    """
-
-    latents: Tensor
-    depths: list[Tensor]
-    cells: Tensor
-    c2w: Tensor
-    intrinsics: Tensor
-    size: tuple[int, int]
-
-    @staticmethod
-    @torch.no_grad()
-    def encode(walks: Walks, vae, depth_model=None, mirror: bool = True, progress=None) -> EncodedWalks:
-        """Encode all frames; with a depth network, also note the depth that it would have given.
-
-        With `mirror` every walk comes a second time as in a mirror, which is another room. Progress counts both.
-        """
-        stride, size = spatial_stride(vae), tuple(walks["frames"].shape[2:4])
-        latents, depths, cells, c2w, intrinsics = [], [[], []], [], [], []
-        for room, flip in product(range(len(walks)), (False, True) if mirror else (False,)):
-            cameras = walks.cameras(room, slice(None))
-            cameras = cameras.mirror() if flip else cameras
-            pixels, depth, moving = walks.pixels(room, slice(None)), walks["depth"][room], ~walks["writable"][room]
-            if flip:
-                pixels, depth, moving = pixels.flip(-1), depth.flip(-1), moving.flip(-1)
-            with torch.autocast(pixels.device.type, torch.bfloat16):
-                latents.append(encode(vae, pixels.transpose(0, 1)[None])[0].transpose(0, 1).half())
-            depths[0].append(depth_to_latent(depth.float(), stride).half())
-            if depth_model is not None:
-                guess = depth_model.predict(pixels, cameras.intrinsics)
-                depths[1].append(depth_to_latent(guess, stride).half())
-            cells.append(writable(depth.float(), moving=moving, stride=stride))
-            c2w.append(cameras.c2w)
-            intrinsics.append(cameras.intrinsics[0])
-            if progress:
-                progress(len(latents))
-        stacked = [torch.stack(d) for d in depths if d]
-        rest = (torch.stack(x) for x in (cells, c2w, intrinsics))
-        return EncodedWalks(torch.stack(latents), stacked, *rest, size)
-
-    def cameras(self, room: int, frames: Tensor) -> Cameras:
-        return Cameras(self.c2w[room, frames], self.intrinsics[room], self.size)
 
 
 def _choose(total: int, length: int, returning: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -124,73 +71,108 @@ def _remember(data: EncodedWalks, task: _Task, generator: torch.Generator) -> Re
     return reproject(points.positions, points.tokens, target, points.footprints)
 
 
-def memory_loss(data: EncodedWalks, batch: int = 8, length: int = 5, drop: float = 0.1, rehearse: float = 0.25):
+class MemoryLoss:
     """The `batch_loss` of `loop.fit`: flow matching with the first latent frame clean and out of the loss.
 
     Args:
+        data: walks to learn from.
+        batch: samples, over all processes.
+        length: latent frames of a segment, the clean one included.
         drop: share of samples without a memory.
         rehearse: share of batches in which the model first generates a segment and learns on the one after it, which
             sees what was generated. Only on the way back: there the memory tells what is right.
     """
-    total = data.latents.shape[1]
 
-    def draw(returning: bool | None, generator: torch.Generator) -> _Task:
-        room = int(torch.randint(len(data.latents), (), generator=generator))
-        if returning is None:
-            returning = bool(torch.rand((), generator=generator) < 0.5)
-        segment, known = _choose(total, length, returning, generator)
-        if torch.rand((), generator=generator) < drop:
+    def __init__(
+        self, data: EncodedWalks, batch: int = 8, length: int = 5, drop: float = 0.1, rehearse: float = 0.25
+    ) -> None:
+        self.data, self.batch, self.length, self.drop, self.rehearse = data, batch, length, drop, rehearse
+        if data.latents.shape[1] < length:
+            raise ValueError(f"data: expected walks of at least {length} latent frames, got {data.latents.shape[1]}")
+
+    def __call__(self, model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
+        clean, control, noise, sigma = self.sample(generator, part, model)
+        level = sigma[:, None, :, None, None]
+        velocity = model((1 - level) * clean + level * noise, sigma * 1000, control).sample
+        error = (velocity - (noise - clean))[:, :, 1:].square()
+        high = sigma[:, 1] > 0.8
+        return error.mean(), {"high": error[high].mean().item()} if high.any() else {}
+
+    def sample(
+        self, generator: torch.Generator, part: slice = slice(None), model: nn.Module | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Clean latents (B, C, T, h, w), control (B, K, T, h, w), noise like the latents, and sigma (B, T).
+
+        The first frame is clean, sigma 0, though a little wrong, since in use it is a generated one. Without a model
+        nothing is rehearsed.
+        """
+        rehearsed = bool(torch.rand((), generator=generator) < self.rehearse) and model is not None
+        uniform = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator))[part] / self.batch
+        # A generator of its own for each sample, so that it does not matter who computes the others.
+        numbers = torch.randint(2**62, (self.batch,), generator=generator)[part].tolist()
+        generators = [torch.Generator().manual_seed(number) for number in numbers]
+        tasks = [self._task(rehearsed, g) for g in generators]
+        clean, control, noise = self._inputs(tasks, generators)
+        if rehearsed:
+            made = self._generate(model, clean, control, noise)
+            tasks = [self._after(task, m, g) for task, m, g in zip(tasks, made, generators)]
+            clean, control, noise = self._inputs(tasks, generators)
+        wrong = torch.stack([torch.rand((), generator=g) for g in generators])[:, None, None, None]
+        clean[:, :, 0] += 0.1 * wrong * noise[:, :, 0]
+        sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform))[:, None].repeat(1, self.length)  # stratified, shifted
+        sigma[:, 0] = 0
+        return clean, control, noise, sigma
+
+    def _task(self, returning: bool, generator: torch.Generator) -> _Task:
+        room = int(torch.randint(len(self.data.latents), (), generator=generator))
+        returning = bool(torch.rand((), generator=generator) < 0.5) or returning
+        segment, known = _choose(self.data.latents.shape[1], self.length, returning, generator)
+        if torch.rand((), generator=generator) < self.drop:
             known = known[:0]
-        latents = data.latents[room].float()
+        latents = self.data.latents[room].float()
         return _Task(room, segment, known, latents[known], latents[segment[0]])
 
-    def after(task: _Task, made: Tensor, generator: torch.Generator) -> _Task:
+    def _after(self, task: _Task, made: Tensor, generator: torch.Generator) -> _Task:
         """The segment that follows a generated one, (C, length - 1, h, w): onwards, or back over it."""
-        last, step = int(task.segment[-1]), int(task.segment[1] - task.segment[0])
-        onwards = 0 <= last + step * (length - 1) < total and torch.rand((), generator=generator) < 0.5
-        segment = last + (step if onwards else -step) * torch.arange(length)
+        last, step, total = int(task.segment[-1]), int(task.segment[1] - task.segment[0]), self.data.latents.shape[1]
+        onwards = 0 <= last + step * (self.length - 1) < total and torch.rand((), generator=generator) < 0.5
+        segment = last + (step if onwards else -step) * torch.arange(self.length)
         tokens = torch.cat([task.tokens, made.transpose(0, 1)])
         return _Task(task.room, segment, torch.cat([task.known, task.segment[1:]]), tokens, made[:, -1])
 
-    def inputs(tasks: list[_Task], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Clean latents (B, C, T, h, w) and the control input."""
-        views = [data.cameras(t.room, t.segment).resize(data.latents.shape[-2:]) for t in tasks]
+    def _inputs(self, tasks: list[_Task], generators: list[torch.Generator]) -> tuple[Tensor, Tensor, Tensor]:
+        latents = self.data.latents
+        views = [self.data.cameras(t.room, t.segment).resize(latents.shape[-2:]) for t in tasks]
         readouts = [
-            _remember(data, t, generator) if len(t.known) else Readout.empty(v, data.latents.shape[2])
-            for t, v in zip(tasks, views)
+            _remember(self.data, t, g) if len(t.known) else Readout.empty(v, latents.shape[2])
+            for t, v, g in zip(tasks, views, generators)
         ]
-        clean = torch.stack([data.latents[t.room, t.segment].float().transpose(0, 1) for t in tasks])
+        clean = torch.stack([latents[t.room, t.segment].float().transpose(0, 1) for t in tasks])
         clean[:, :, 0] = torch.stack([t.first for t in tasks])
-        return clean, memory_control(readouts, views)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
+        return clean, memory_control(readouts, views), noise
 
     @torch.no_grad()
-    def generate(model: nn.Module, clean: Tensor, control: Tensor, generator: torch.Generator) -> Tensor:
+    def _generate(self, model: nn.Module, clean: Tensor, control: Tensor, noise: Tensor) -> Tensor:
         """New frames (B, C, length - 1, h, w) in a single step from pure noise."""
-        noise = torch.randn(clean.shape, generator=generator)
         noise[:, :, 0] = clean[:, :, 0]
-        timestep = torch.full((len(clean), length), 1000.0)
+        timestep = torch.full((len(clean), self.length), 1000.0)
         timestep[:, 0] = 0
         return (noise - model(noise, timestep, control).sample)[:, :, 1:]
 
-    def batch_loss(model: nn.Module, step: int, generator: torch.Generator):
-        rehearsed = bool(torch.rand((), generator=generator) < rehearse)
-        tasks = [draw(True if rehearsed else None, generator) for _ in range(batch)]
-        clean, control = inputs(tasks, generator)
-        if rehearsed:
-            made = generate(model, clean, control, generator)
-            tasks = [after(task, m, generator) for task, m in zip(tasks, made)]
-            clean, control = inputs(tasks, generator)
-        uniform = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # stratified
-        noise_level = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-        sigma = noise_level[:, None, None, None, None].repeat(1, 1, length, 1, 1)
-        sigma[:, :, 0] = 0
-        noise = torch.randn(clean.shape, generator=generator)
-        noisy = (1 - sigma) * clean + sigma * noise
-        # The clean frame will be a generated one: let it be a little wrong already here.
-        noisy[:, :, 0] += 0.1 * torch.rand(batch, 1, 1, 1, generator=generator) * noise[:, :, 0]
-        velocity = model(noisy, sigma[:, 0, :, 0, 0] * 1000, control).sample
-        error = (velocity - (noise - clean))[:, :, 1:].square()
-        high = sigma[:, 0, 1, 0, 0] > 0.8
-        return error.mean(), {"high": error[high].mean().item()} if high.any() else {}
 
-    return batch_loss
+@torch.no_grad()
+def velocity_error(
+    model: nn.Module, held_out: EncodedWalks, sigma: float, memory: bool = True, batches: int = 4, seed: int = 0
+) -> float:
+    """Mean squared error of the predicted velocity on held-out walks, at one noise level; the same for every model."""
+    loss = MemoryLoss(held_out, batch=4, length=model.config.segment_latent_frames, drop=0.0 if memory else 1.0)
+    errors = []
+    for batch in range(batches):
+        clean, control, noise, level = loss.sample(torch.Generator().manual_seed(seed + batch))
+        level[:, 1:] = sigma
+        mixed = level[:, None, :, None, None]
+        with torch.autocast(clean.device.type, torch.bfloat16):
+            velocity = model((1 - mixed) * clean + mixed * noise, level * 1000, control).sample
+        errors.append((velocity - (noise - clean))[:, :, 1:].square().mean().item())
+    return sum(errors) / len(errors)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from mirage_nb.training.data import HELD_OUT, Walks, write_walks
 from mirage_nb.training.loop import fit
@@ -42,12 +41,13 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     from mirage_nb.models.presets import build_scheduler, build_tiny
     from mirage_nb.pipeline import MiragePipeline
     from mirage_nb.training.depth import depth_absrel, depth_loss
-    from mirage_nb.training.memory import memory_loss
+    from mirage_nb.training.encoded import EncodedWalks
+    from mirage_nb.training.memory import MemoryLoss
     from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
 
     folder, schedule = Path(folder), schedule or Schedule()
-    _rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
-    _rooms(folder / "held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, "held-out rooms")
+    render_rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
+    render_rooms(folder / "held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, "held-out rooms")
     walks, held_out = Walks(folder / "walks"), Walks(folder / "held_out")
     parts = build_tiny(seed)
     vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
@@ -63,13 +63,14 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, **common)
     depth.eval().requires_grad_(False)
 
-    encoded = _encoded(folder / "encoded.safetensors", walks, vae, depth)
+    encode_with_bar(folder / "walks", folder / "encoded", vae, depth)
+    encoded = EncodedWalks.load(folder / "encoded")
     if compile:
         for block in (*transformer.blocks, *transformer.vace_blocks):
             block.compile()
     fit(
         transformer,
-        memory_loss(encoded),
+        MemoryLoss(encoded),
         steps=schedule.memory,
         folder=folder / "memory",
         lr=6e-4,
@@ -91,26 +92,24 @@ def _save(pipe, target: Path) -> Path:
     return target
 
 
-def _rooms(folder: Path, rooms: int, first: int, what: str) -> None:
+def render_rooms(folder: Path, rooms: int, first: int, what: str, num_frames: int = 25) -> None:
+    """`write_walks` with a progress bar."""
     from tqdm.auto import tqdm
 
     with tqdm(total=rooms, desc=what) as bar:
-        write_walks(folder, rooms, first_seed=first, progress=lambda done: bar.update(min(done, rooms) - bar.n))
+        write_walks(folder, rooms, num_frames, first, progress=lambda done: bar.update(min(done, rooms) - bar.n))
 
 
-def _encoded(path: Path, walks: Walks, vae, depth):
-    """The walks as latents, encoded once and kept beside the checkpoints."""
+def encode_with_bar(walks: Path, folder: Path, vae, depth) -> None:
+    """`encode_walks` with a progress bar."""
     from tqdm.auto import tqdm
 
-    from mirage_nb.training.memory import EncodedWalks
+    from mirage_nb.training.encoded import encode_walks
 
-    names = [f.name for f in fields(EncodedWalks) if f.name not in ("depths", "size")]
-    if not path.exists():
-        with tqdm(total=2 * len(walks), desc="encoding, each walk mirrored, too") as bar:
-            data = EncodedWalks.encode(walks, vae, depth, progress=lambda done: bar.update(1))
-        tensors = {n: getattr(data, n) for n in names} | {f"depth{i}": d for i, d in enumerate(data.depths)}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
-    tensors = load_file(path)
-    depths = [tensors[k] for k in sorted(tensors) if k.startswith("depth")]
-    return EncodedWalks(depths=depths, size=tuple(walks["frames"].shape[2:4]), **{n: tensors[n] for n in names})
+    with tqdm(desc="shards to encode") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        encode_walks(walks, folder, vae, depth, progress)

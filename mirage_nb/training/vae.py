@@ -27,14 +27,6 @@ def picture(vae: nn.Module, latents: Tensor) -> Tensor:
     ].float()
 
 
-def reconstruct(vae: nn.Module, pixels: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Encode and decode (B, 3, H, W), from a sample of the posterior or, without a generator, its mean; also the KL."""
-    mean, logvar = moments(vae, pixels)
-    noise = torch.randn(mean.shape, generator=generator).to(mean) if generator else 0.0
-    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return picture(vae, mean + noise * torch.exp(0.5 * logvar)), kl
-
-
 def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
     """L1 between the finite differences of two batches of images."""
     return sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for d in (-1, -2))
@@ -50,24 +42,33 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
             a transformer trained on them stays of use.
     """
 
-    def batch_loss(vae, step, generator):
-        rooms = torch.randint(len(walks), (batch,), generator=generator)
-        frames = torch.randint(walks.num_frames, (batch,), generator=generator)
+    deviation = 1.0
+    if near is not None:
+        with torch.no_grad():
+            some = torch.arange(32)
+            deviation = moments(near, walks.pixels(some % len(walks), some % walks.num_frames))[0]
+            deviation = deviation.std((0, 2, 3, 4), keepdim=True)
+
+    def batch_loss(vae, step, generator, part=slice(None)):
+        rooms = torch.randint(len(walks), (batch,), generator=generator)[part]
+        frames = torch.randint(walks.num_frames, (batch,), generator=generator)[part]
         pixels = walks.pixels(rooms, frames)
         free = pixels.shape[-1] - crop + 1
-        corners = torch.randint(free, (batch, 2), generator=generator).tolist()
+        corners = torch.randint(free, (batch, 2), generator=generator)[part].tolist()
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
-        flip = torch.rand(batch, generator=generator) < 0.5
+        flip = torch.rand(batch, generator=generator)[part] < 0.5
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
         if near is not None:
             mean, logvar = moments(vae, pixels)
             with torch.no_grad():
                 old_mean, old_logvar = moments(near, pixels)
-            deviation = old_mean.std((0, 2, 3, 4), keepdim=True)
             moved = ((mean - old_mean) / deviation).square().mean() + 0.01 * (logvar - old_logvar).square().mean()
             error = (picture(vae, mean) - pixels).square().mean((1, 2, 3))
             return error.clamp(min=1e-6).log().mean() + 3 * moved, {"moved": moved.item()}
-        out, kl = reconstruct(vae, pixels, generator)
+        mean, logvar = moments(vae, pixels)
+        noise = torch.randn(batch, *mean.shape[1:], generator=generator)[part]
+        out = picture(vae, mean + noise * torch.exp(0.5 * logvar))
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         half, half_out = F.avg_pool2d(pixels, 2), F.avg_pool2d(out, 2)
         l1 = (out - pixels).abs().mean()
         loss = l1 + 0.3 * (gradient_loss(out, pixels) + gradient_loss(half_out, half)) + 5e-4 * kl
@@ -82,7 +83,7 @@ def vae_psnr(vae, held_out: Walks, frames: int = 64) -> dict[str, float]:
     rooms = torch.arange(frames) % len(held_out)
     pixels = held_out.pixels(rooms, (torch.arange(frames) * 7) % held_out.num_frames)
     with torch.autocast(pixels.device.type, torch.bfloat16):
-        out = torch.cat([reconstruct(vae, p)[0].clamp(-1, 1) for p in pixels.split(8)])
+        out = torch.cat([picture(vae, moments(vae, p)[0]).clamp(-1, 1) for p in pixels.split(8)])
     mse = ((out - pixels) / 2).square().mean((1, 2, 3))
     return {"psnr": (-10 * mse.log10()).mean().item()}
 

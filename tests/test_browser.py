@@ -1,0 +1,246 @@
+"""The notebooks as a reader meets them: JupyterLab and the book in a real browser, played with from the keyboard.
+
+Pictures of the page are kept in build/browser when a test fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from mirage_nb.notebook_runs import ROOT, find_notebooks, tagged
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+SHOTS = ROOT / "build" / "browser"
+TOKEN = "a-token-of-the-test"
+PATIENCE = 120_000  # milliseconds until a notebook has run, on a busy machine
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser found, none of {', '.join(NAMES)}")
+
+WIDGETS = """
+from diffusers.utils import logging
+from mirage_nb import MiragePipeline, Room
+from mirage_nb.models.presets import bundled_model
+from mirage_nb.widgets import MemoryViewer, Walk
+logging.disable_progress_bar()
+pipe = MiragePipeline.from_pretrained(str(bundled_model()))
+pipe.set_progress_bar_config(disable=True)
+walk = Walk(pipe, Room(900007), num_inference_steps=1)
+walk.press("left")
+walk
+"""
+VIEWER = "MemoryViewer(walk.memory, walk.cameras, walk.frames)"
+# Of an <img>: the bytes it shows. Their address changes even when the picture does not.
+BYTES = "async (image) => btoa(String.fromCharCode(...new Uint8Array(await (await fetch(image.src)).arrayBuffer())))"
+CHANGED = f"async ([image, before]) => image.src && await ({BYTES})(image) !== before"
+
+
+class Lab(NamedTuple):
+    """A running JupyterLab, and the folder it shows."""
+
+    url: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    """JupyterLab on a free port of this machine, with settings of its own."""
+    base = tmp_path_factory.mktemp("lab")
+    folder, settings = base / "notebooks", base / "settings" / "@jupyterlab" / "apputils-extension"
+    folder.mkdir(), settings.mkdir(parents=True)
+    quiet = '{"fetchNews": "false", "checkForUpdates": false, "doNotDisturbMode": true}'
+    (settings / "notification.jupyterlab-settings").write_text(quiet)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "IPYTHON"))}
+    env |= {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "HF_HUB_OFFLINE": "1",
+        "JUPYTERLAB_SETTINGS_DIR": str(base / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(base / "workspaces"),
+        "JUPYTER_NO_CONFIG": "1",
+    }
+    env |= {f"JUPYTER_{name}_DIR": str(base / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    env["IPYTHONDIR"] = str(base / "ipython")
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--ServerApp.root_dir={folder}",
+    ]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command += [f"--IdentityProvider.token={TOKEN}"]
+    # As `make lab` does: else a dialog asks to rebuild JupyterLab, for an extension of dash that comes with Open3D.
+    command += ["--ServerApp.tornado_settings={'page_config_data': {'buildCheck': False, 'buildAvailable': False}}"]
+    with (base / "log").open("w") as log:
+        server = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(f"{url}/api/status?token={TOKEN}", server, base / "log")
+            yield Lab(url, folder)
+        finally:
+            server.terminate()  # shuts its kernels down, too
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+
+
+def wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=10):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    """A page whose picture is kept when the test fails."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    opened.set_default_timeout(PATIENCE)
+    failed = request.session.testsfailed
+    yield opened
+    if request.session.testsfailed > failed:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        opened.screenshot(path=SHOTS / f"{request.node.name}.png")
+    opened.close()
+
+
+def run_all(page, lab: Lab, name: str) -> None:
+    """Open a notebook of the lab's folder and run all its cells, by the menu; all of them without an error."""
+    page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}")
+    idle = page.locator('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    idle.wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    last = page.locator(".jp-CodeCell .jp-InputArea-prompt").last
+    last.filter(has_text="[").wait_for()
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(lab.folder / name, as_version=4).cells)
+    page.wait_for_function(
+        """(count) => {
+            const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")].map(p => p.innerText);
+            const errors = document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]');
+            return errors.length || prompts.filter(text => /\\[\\d+\\]/.test(text)).length === count;
+        }""",
+        arg=cells,
+    )
+    errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+    assert errors == []
+
+
+def picture_of(image) -> str:
+    """The bytes of an image, once it has some."""
+    image.scroll_into_view_if_needed()
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 50
+    return image.evaluate(BYTES)
+
+
+def wait_for_change(page, image, before: str) -> None:
+    page.wait_for_function(CHANGED, arg=[image.element_handle(), before])
+    assert picture_of(image) != before
+
+
+def test_a_slider_of_notebook_03_moves_the_camera(page, lab: Lab) -> None:
+    (path,) = find_notebooks("03")
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,), (live,) = tagged(notebook, "parameters"), tagged(notebook, "live-camera")
+    assert "fast = False" in parameters.source and "yaw=" in live.source
+    parameters.source = parameters.source.replace("fast = False", "fast = True")
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, lab.folder / path.name)
+    run_all(page, lab, path.name)
+
+    image = page.locator(".mirage-live img.mirage-live-picture")
+    before = picture_of(image)
+    handle = page.locator(".mirage-live .mirage-live-yaw .noUi-handle")
+    handle.focus()
+    handle.press("ArrowRight")
+    wait_for_change(page, image, before)
+    after = picture_of(image)
+    handle.press("ArrowLeft")  # and back: the same view is the same picture
+    wait_for_change(page, image, after)
+    page.wait_for_function(
+        f"async ([image, was]) => await ({BYTES})(image) === was", arg=[image.element_handle(), before]
+    )
+
+
+def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
+    cells = [new_code_cell(WIDGETS), new_code_cell(VIEWER)]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), lab.folder / "widgets.ipynb")
+    run_all(page, lab, "widgets.ipynb")
+
+    image = page.locator(".mirage-walk .mirage-walk-keys img.mirage-walk-picture")
+    before, frames = picture_of(image), int(image.get_attribute("data-frames"))
+    keys = page.locator(".mirage-walk .mirage-walk-keys")
+    keys.click()
+    keys.press("ArrowLeft")
+    page.wait_for_function("([image, n]) => Number(image.dataset.frames) > n", arg=[image.element_handle(), frames])
+    wait_for_change(page, image, before)
+    new = int(image.get_attribute("data-frames"))
+    assert f"{new} frames" in page.locator(".mirage-walk .mirage-walk-status").inner_text()
+    page.locator(".mirage-walk .mirage-walk-undo").click()
+    page.wait_for_function("([image, n]) => Number(image.dataset.frames) === n", arg=[image.element_handle(), frames])
+
+    viewer = page.locator(".mirage-memory-viewer")
+    viewer.scroll_into_view_if_needed()
+    plot = viewer.locator(".js-plotly-plot")
+    plot.locator(".main-svg").first.wait_for()
+    colours = "plot => JSON.stringify(plot.data.map(trace => trace.marker && trace.marker.color))"
+    before = plot.evaluate(colours)
+    assert plot.evaluate("plot => plot.data[0].x.length") > 100
+    choice = viewer.locator(".mirage-memory-viewer-colour select")
+    choice.focus()
+    choice.select_option("time written")
+    page.wait_for_function(f"([plot, before]) => ({colours})(plot) !== before", arg=[plot.element_handle(), before])
+
+
+def test_the_book_opens_from_disk_without_a_network(page, tmp_path: Path) -> None:
+    from mirage_nb.book import build_book
+
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(build_book(tmp_path).as_uri())
+    page.locator(".card", has_text="00 ·").click()
+    plot = page.locator(".plot").first
+    plot.scroll_into_view_if_needed()
+    plot.locator("canvas, .main-svg").first.wait_for()
+    page.get_by_role("link", name="→").click()
+    page.locator("nav.side .here", has_text="01 ·").wait_for()
+    outside = [url[:80] for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert outside == [] and errors == []

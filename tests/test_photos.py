@@ -1,0 +1,204 @@
+"""Photos: the lens, depth models of transformers, and how their depth is brought to the memory's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+from tiny_wan import write_depth
+
+from mirage_nb import MiragePipeline
+from mirage_nb.alignment import Fit, align_depth, fit_report, robust_line
+from mirage_nb.models.photo_depth import TransformersDepth
+from mirage_nb.models.presets import build_micro
+from mirage_nb.photos import read_photo
+
+
+def photo(path, size=(600, 400), orientation=1, **tags):
+    image, exif = Image.new("RGB", size, "grey"), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    for name, value in tags.items():
+        details[getattr(ExifTags.Base, name)] = value
+    image.save(path, exif=exif)
+    return path
+
+
+def test_intrinsics_from_exif(tmp_path):
+    """A 3:2 picture at 36 mm on film: the sensor is as wide as the focal length, so f is the width."""
+    found = read_photo(photo(tmp_path / "a.jpg", FocalLengthIn35mmFilm=36))
+    torch.testing.assert_close(found.intrinsics, torch.tensor([600.0, 600.0, 300.0, 200.0]))
+    assert "EXIF" in found.lens and "53 degrees" in found.lens
+    upright = read_photo(photo(tmp_path / "b.jpg", orientation=6, FocalLengthIn35mmFilm=36))
+    assert upright.image.size == (400, 600), "turned as its EXIF says"
+    torch.testing.assert_close(upright.intrinsics, torch.tensor([600.0, 600.0, 200.0, 300.0]))
+
+
+def test_intrinsics_from_the_sensor_survive_resizing(tmp_path):
+    """24 mm wide sensor, 6000 pixels across: 250 pixels a millimetre; 18 mm are 4500 pixels there, 450 in a tenth."""
+    tags = dict(FocalLength=18.0, FocalPlaneXResolution=250.0, FocalPlaneResolutionUnit=4, ExifImageWidth=6000)
+    found = read_photo(photo(tmp_path / "a.jpg", **tags, ExifImageHeight=4000))
+    torch.testing.assert_close(found.intrinsics, torch.tensor([450.0, 450.0, 300.0, 200.0]))
+    inches = tags | dict(FocalPlaneXResolution=6350.0, FocalPlaneResolutionUnit=2)
+    again = read_photo(photo(tmp_path / "b.jpg", **inches, ExifImageHeight=4000))
+    torch.testing.assert_close(found.intrinsics, again.intrinsics)
+
+
+def test_a_stated_field_of_view_overrules_and_none_is_assumed_openly(tmp_path):
+    path = photo(tmp_path / "a.jpg", FocalLengthIn35mmFilm=36)
+    assert read_photo(path, fov=90).intrinsics[0] == pytest.approx(300)
+    plain = read_photo(photo(tmp_path / "b.jpg"))
+    assert 2 * math.degrees(math.atan(300 / plain.intrinsics[0])) == pytest.approx(64, abs=0.1)
+    assert "assumed" in plain.lens
+    assert "assumed" in read_photo(photo(tmp_path / "c.jpg", FocalLengthIn35mmFilm=0)).lens
+    for fov in (0, 180, math.nan):
+        with pytest.raises(ValueError, match="fov"):
+            read_photo(path, fov=fov)
+    (tmp_path / "d.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="can't be read as a picture"):
+        read_photo(tmp_path / "d.jpg")
+
+
+# ---------------------------------------------------------------------------------------------------------- the models
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("depth")
+    for kind in ("metric", "relative"):
+        write_depth(folder / kind, kind)
+    return folder
+
+
+def pixels(n=2, size=(40, 60)):
+    return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_metric_depth_is_the_librarys_own(models):
+    """The same as transformers' own pipeline for it, resized to the picture."""
+    from transformers import pipeline
+
+    ours, frames = TransformersDepth.from_transformers(models / "metric"), pixels()
+    depth = ours.predict(frames, torch.ones(2, 4))
+    assert depth.shape == (2, 40, 60) and depth.dtype == torch.float32 and not ours.relative
+    assert (depth > 0).all() and (depth < 20).all() and depth.std() > 1e-4
+    theirs = pipeline("depth-estimation", model=str(models / "metric"))
+    for frame, found in zip(frames, depth):
+        image = Image.fromarray(((frame.movedim(0, 2) + 1) * 127.5).round().byte().numpy())
+        torch.testing.assert_close(found, theirs(image)["predicted_depth"].float(), atol=1e-4, rtol=1e-4)
+    assert TransformersDepth.from_transformers(models / "relative").relative
+
+
+def test_the_depth_model_is_saved_with_the_pipeline(models, tmp_path):
+    pipe = MiragePipeline(**build_micro() | {"depth_estimator": TransformersDepth.from_transformers(models / "metric")})
+    pipe.save_pretrained(tmp_path)
+    again = MiragePipeline.from_pretrained(tmp_path)
+    expected = pipe.depth_estimator.predict(pixels(1), torch.ones(1, 4))
+    torch.testing.assert_close(again.depth_estimator.predict(pixels(1), torch.ones(1, 4)), expected)
+
+
+def test_bad_depth_models_are_one_line(models, tmp_path):
+    with pytest.raises(FileNotFoundError, match="depth: .*nowhere can't be loaded") as error:
+        TransformersDepth.from_transformers(tmp_path / "nowhere")
+    assert "\n" not in str(error.value)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="is no depth model") as error:
+        TransformersDepth.from_transformers(tmp_path / "bert")
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ alignment
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scale=st.floats(0.05, 20), shift=st.floats(-0.5, 1.0), seed=st.integers(0, 99), wild=st.sampled_from([0, 0.15, 0.3])
+)
+def test_a_line_is_found_among_wild_values(scale, shift, seed, wild):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(300, generator=g)
+    y = scale * x + shift + 1e-4 * torch.randn(300, generator=g)
+    bad = torch.rand(300, generator=g) < wild
+    y = torch.where(bad, y + 10 * scale * torch.rand(300, generator=g), y)
+    a, b = robust_line(x, y)
+    assert a == pytest.approx(scale, rel=0.02, abs=2e-3) and b == pytest.approx(shift, abs=0.02 * scale + 2e-3)
+
+
+def known(n=1, h=12, w=16, seed=0):
+    return 1 + 5 * torch.rand(n, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def test_relative_depth_gets_scale_and_shift_from_what_is_known():
+    truth, seen = known(), torch.zeros(1, 12, 16, dtype=torch.bool)
+    seen[:, :, :6] = True
+    estimate = (1 / truth - 0.1) / 0.02  # inverse depth in units of its own
+    remembered = torch.where(seen, truth, 0.0)
+    remembered[0, 0, :4] = 0.3  # something stands before it in the memory
+    aligned, fits = align_depth(estimate, remembered, seen, relative=True)
+    torch.testing.assert_close(aligned, truth, rtol=1e-3, atol=1e-3)
+    assert fits[0].scale == pytest.approx(0.02, rel=0.01) and fits[0].shift == pytest.approx(0.1, abs=0.01)
+    assert fits[0].overlap == pytest.approx(6 / 16, abs=0.01) and fits[0].error < 1e-3
+    report = fit_report(fits)
+    assert report["frames"] == report["fitted"] == 1 and report["relative_error"] < 1e-3
+
+
+def test_metric_depth_gets_a_scale_and_the_report_says_how_well_it_fits():
+    truth = known()
+    aligned, fits = align_depth(truth * 1.6, truth, torch.ones_like(truth).bool())
+    torch.testing.assert_close(aligned, truth)
+    assert fits[0].scale == pytest.approx(1 / 1.6) and fits[0].error < 1e-5
+    _, bad = align_depth(known(seed=1), truth, torch.ones_like(truth).bool())
+    assert bad[0].error > 0.2, "another scene does not fit, and the report says so"
+    nothing, fits = align_depth(truth, torch.zeros_like(truth), torch.zeros_like(truth).bool())
+    assert torch.equal(nothing, truth) and fits[0].overlap == 0 and fit_report(fits) == {"frames": 1, "fitted": 0}
+
+
+def test_frames_without_overlap_take_the_last_fit_and_sky_stays_unknown():
+    truth, nothing = known(), torch.zeros(1, 12, 16)
+    estimate = 1 / truth
+    estimate[0, 0] = 0
+    aligned, fits = align_depth(estimate, nothing, nothing.bool(), True, before=Fit(1.0, 0.0, 0.5, 0.0))
+    torch.testing.assert_close(aligned[0, 1:], truth[0, 1:])
+    assert not aligned[0, 0].any() and fits[0].overlap == 0
+    assert not align_depth(estimate, nothing, nothing.bool(), True, Fit(1.0, -5.0, 0.5, 0.0))[0].any(), "behind the sky"
+
+
+def test_relative_depth_that_cannot_be_aligned():
+    truth, all_seen = known(), torch.ones(1, 12, 16, dtype=torch.bool)
+    with pytest.raises(ValueError, match="depth: relative depth can't be aligned, 0% of the frame"):
+        align_depth(truth, torch.zeros_like(truth), ~all_seen, relative=True)
+    with pytest.raises(ValueError, match="runs against it"):
+        align_depth(truth, truth, all_seen, relative=True)  # depth, not its inverse
+
+
+class Relative:
+    """A relative model that is right: inverse depth of a slanted wall, in units of its own."""
+
+    relative, wall = True, torch.linspace(2.0, 4.0, 48).expand(32, 48)
+
+    def predict(self, pixels, intrinsics):
+        return ((1 / self.wall - 0.05) / 0.03).expand(len(pixels), -1, -1).clone()
+
+
+def test_a_walk_with_relative_depth():
+    """It needs the first frame's depth, or a memory; the report says how well the rest fits."""
+    pipe = MiragePipeline(**build_micro() | {"depth_estimator": None})
+    pipe.depth_estimator = Relative()
+    pipe.set_progress_bar_config(disable=True)
+    image = np.full((32, 48, 3), 99, dtype=np.uint8)
+    call = dict(c2w=torch.eye(4).repeat(5, 1, 1), num_inference_steps=1, seed=0, output_type="uint8")
+    with pytest.raises(ValueError, match="depth: relative depth can't be aligned, nothing says its scale"):
+        pipe(image, **call)
+    made = pipe(image, depth=Relative.wall, **call)
+    fit = made.report["depth_fit"]
+    assert fit["frames"] == fit["fitted"] == 4 and fit["relative_error"] < 0.02
+    assert fit["scale"] == pytest.approx(0.03, rel=0.15) and fit["shift"] == pytest.approx(0.05, rel=0.3)
+    torch.testing.assert_close(made.depth, Relative.wall.expand(5, -1, -1), rtol=0.05, atol=0)
+    assert pipe(image, depth=Relative.wall.expand(5, -1, -1), **call).report["depth_fit"] is None, "given, not fitted"
+    assert pipe(image, memory=made.memory, **call).report["depth_fit"]["fitted"] == 5, "or a memory that knows"

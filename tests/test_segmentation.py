@@ -1,0 +1,118 @@
+"""Masks by class name, from tiny random models of transformers' own classes, saved and loaded again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mirage_nb.models.presets import build_micro
+from mirage_nb.models.segmentation import TransformersSegmentation, class_scores, words
+from mirage_nb.pipeline import MiragePipeline
+
+LABELS = dict(enumerate(["wall", "sky-other-merged", "person, individual, someone", "car", "sports ball"]))
+PIXELS = torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def semantic():
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1], decoder_hidden_size=8,
+        id2label=LABELS, label2id={v: k for k, v in LABELS.items()},
+    )  # fmt: skip
+    return SegformerForSemanticSegmentation(config).eval()
+
+
+def universal():
+    from transformers import DetrConfig, MaskFormerConfig, MaskFormerForInstanceSegmentation, SwinConfig
+
+    torch.manual_seed(0)
+    backbone = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2, image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    decoder = DetrConfig(
+        d_model=32, decoder_layers=1, encoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, num_queries=6,
+        encoder_ffn_dim=16, encoder_attention_heads=2,
+    )  # fmt: skip
+    config = MaskFormerConfig(
+        fpn_feature_size=32, mask_feature_size=32, backbone_config=backbone, decoder_config=decoder,
+        id2label=LABELS, label2id={v: k for k, v in LABELS.items()},
+    )  # fmt: skip
+    return MaskFormerForInstanceSegmentation(config).eval()
+
+
+@pytest.fixture(scope="module", params=[semantic, universal], ids=["semantic", "universal"])
+def folder(request, tmp_path_factory):
+    """A model's folder and the model."""
+    path, model = tmp_path_factory.mktemp(request.param.__name__), request.param()
+    model.save_pretrained(path)
+    (path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}')
+    return path, model
+
+
+def test_masks_are_the_pixels_whose_most_likely_class_is_named(folder):
+    path, model = folder
+    estimator = TransformersSegmentation.from_transformers(path)
+    assert estimator.moving == [2, 3, 4] and estimator.sky == [1]
+    moving, sky = estimator.predict(PIXELS)
+    for mask in (moving, sky):
+        assert mask.shape == (3, 40, 56) and mask.dtype == torch.bool
+    assert not (moving & sky).any()
+    # The same by hand: what the saved figures say of the colours, at a size that strides of 32 divide.
+    with torch.no_grad():
+        x = torch.nn.functional.interpolate(PIXELS, (64, 64), mode="bilinear", antialias=True)
+        scores = class_scores(model, ((x + 1) / 2 - 0.5) / 0.25)
+        labels = torch.nn.functional.interpolate(scores, (40, 56), mode="bilinear").argmax(1)
+    assert len(labels.unique()) > 1, "a model that sees one class everywhere would prove nothing"
+    assert torch.equal(moving, (labels >= 2)) and torch.equal(sky, labels == 1)
+    only = TransformersSegmentation.from_transformers(path, moving=["Car"], sky=[])
+    assert only.moving == [3] and torch.equal(only.predict(PIXELS)[0], labels == 3)
+    assert not only.predict(PIXELS)[1].any()
+
+
+def test_class_names_are_whole_names_and_unknown_ones_are_told(folder):
+    assert words("sky-other-merged") == {"sky-other-merged", "sky"}
+    assert "ball" not in words("sports ball") and "individual" in words("person, individual")
+    with pytest.raises(ValueError, match="moving: .* knows no class 'sport ball' .*sports ball"):
+        TransformersSegmentation.from_transformers(folder[0], moving=["sport ball"])
+
+
+def test_what_is_no_segmentation_model_is_refused(tmp_path):
+    from transformers import BertConfig
+
+    with pytest.raises(FileNotFoundError, match="mask_estimator: can't load"):
+        TransformersSegmentation.from_transformers(tmp_path / "nowhere")
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a bert, no model for segmentation"):
+        TransformersSegmentation.from_transformers(tmp_path)
+
+
+def test_the_pipeline_writes_nothing_that_its_estimator_names():
+    class Left:
+        """Everything in the left half moves, and the top row of cells is sky."""
+
+        name = "left"
+
+        def predict(self, pixels):
+            moving, sky = torch.zeros(2, len(pixels), *pixels.shape[2:], dtype=torch.bool)
+            moving[..., :24], sky[:, :8] = True, True
+            return moving, sky
+
+    pipe = MiragePipeline(**build_micro(), mask_estimator=Left())
+    pipe.set_progress_bar_config(disable=True)
+    image, c2w = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8), torch.eye(4).repeat(3, 1, 1)
+    depth = torch.full((3, 32, 48), 2.0)
+    out = pipe(image, c2w=c2w, depth=depth, seed=0, output_type="uint8")
+    seen = out.memory.read(_cameras(c2w)[0]).visibility[0]
+    assert not seen[:, :3].any() and not seen[0].any() and seen[1:, 3:].all()
+    pipe.mask_estimator = None
+    assert len(pipe(image, c2w=c2w, depth=depth, seed=0, output_type="uint8").memory) > len(out.memory)
+
+
+def _cameras(c2w):
+    from mirage_nb.cameras import Cameras
+    from mirage_nb.worlds.rooms import default_intrinsics
+
+    return Cameras(c2w, default_intrinsics((32, 48)), (32, 48))

@@ -1,0 +1,103 @@
+"""The paper's layout: what the full-size transformer is fed, and the full-size shapes without their memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_wan import write_wan
+
+from mirage_nb import MiragePipeline
+from mirage_nb.models import vae as vaes
+from mirage_nb.models.vae import visible_latents
+from mirage_nb.trajectories import camera_path
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wan")
+    write_wan(folder)
+    pipe = MiragePipeline.from_wan(folder, torch_dtype=torch.float32)
+    pipe.register_to_config(references=4, preceding=2)  # as with a branch that was trained with them
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_visible_video_is_causal_so_short_ones_begin_long_ones(pipe):
+    long = visible_latents(pipe.vae, 9, SIZE)
+    assert long.shape == (6, 9, 4, 6)
+    torch.testing.assert_close(visible_latents(pipe.vae, 3, SIZE), long[:, :3], atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def fed(pipe):
+    """What the transformer got, call by call, over three segments there and back, and what the VAE encoded."""
+    calls, encoded, forward, encode = [], [], pipe.transformer.forward, vaes.encode
+
+    def spy(hidden_states, timestep, control, encoder_hidden_states=None, **options):
+        calls.append(dict(x=hidden_states.clone(), timestep=timestep, control=control, **options))
+        return forward(hidden_states, timestep, control, encoder_hidden_states, **options)
+
+    def spy_encode(vae, video):
+        encoded.append(tuple(video.shape))
+        return encode(vae, video)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pipe.transformer, "forward", spy)
+    patch.setattr(vaes, "encode", spy_encode)
+    picture = torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    made = pipe(
+        picture, "a room", c2w=camera_path("there_and_back:pan_left", 97), depth=torch.full((97, *SIZE), 2.0),
+        num_inference_steps=1, seed=5, output_type="uint8",
+    )  # fmt: skip
+    patch.undo()
+    return calls, encoded, made
+
+
+def test_segments_of_nine_latent_frames_with_references_before_and_preceding_after(fed):
+    calls, _, made = fed
+    assert [call["control"].shape[1] for call in calls] == [12] * 3, "readout and constant, as many channels each"
+    references = [call.get("num_references", 0) for call in calls]
+    assert [call["x"].shape[2] for call in calls] == [9, references[1] + 9 + 2, references[2] + 9 + 2]
+    assert references[0] == 0 and references[2] > 0, "on the way back the same places are seen again"
+    for call, r in zip(calls[1:], references[1:]):
+        expected = [*range(r), *range(r + 2, r + 2 + 9), r, r + 1]
+        assert call["frame_positions"].tolist() == expected, "references at their own positions, first"
+        clean = [*range(r), r, r + 9, r + 10]  # references, the segment's first frame, the two before it
+        assert [i for i, t in enumerate(call["timestep"][0]) if t == 0] == clean
+        assert call["control"].shape[2] == 9 + 2, "the branch sees what precedes, and no references"
+    for segment, r in ((1, references[1]), (2, references[2])):
+        beside = calls[segment]["x"][0, :, r + 9 :].transpose(0, 1)
+        torch.testing.assert_close(beside, made.latents[8 * segment - 2 : 8 * segment])
+
+
+def test_the_constant_is_encoded_once_and_fed_to_every_segment(pipe, fed):
+    calls, encoded, _ = fed
+    videos = [shape for shape in encoded if shape[2] > 1]
+    assert videos == [(1, 3, 4 * 10 + 1, *SIZE)], "nine frames and two that precede, for all segments"
+    constant = visible_latents(pipe.vae, 11, SIZE)
+    for call in calls:
+        torch.testing.assert_close(call["control"][0, 6:], constant[:, : call["control"].shape[2]])
+
+
+def test_unseen_cells_are_zero_in_the_readout_half(fed):
+    first = fed[0][0]["control"][0, :6]
+    seen = first.abs().sum(0) > 0
+    assert seen[0].any() and not seen.all(), "the image was written, and the camera turns away from it"
+
+
+def test_the_full_size_layout_without_its_memory():
+    """Wan2.2-TI2V-5B's own count of parameters, and the branch's shapes; nothing is allocated."""
+    from mirage_nb.models.full_size import BACKBONE, full_size_parts
+
+    parts = full_size_parts()
+    transformer = parts["transformer"]
+    assert all(p.is_meta for part in parts.values() for p in part.parameters())
+    branch = sum(p.numel() for name, p in transformer.named_parameters() if name.startswith("vace_"))
+    assert sum(p.numel() for p in transformer.parameters()) - branch == 4_999_787_712, "as the hub counts it"
+    assert len(transformer.vace_blocks) == 15 and tuple(transformer.config.vace_layers) == tuple(range(0, 30, 2))
+    assert transformer.vace_patch_embedding.weight.shape == (3072, 96, 1, 2, 2)
+    assert transformer.vace_blocks[3].ffn.net[0].proj.weight.shape == (BACKBONE["ffn_dim"], 3072)
+    assert parts["text_encoder"].config.d_model == transformer.config.text_dim
+    assert parts["vae"].config.z_dim == 48 and parts["vae"].config.scale_factor_spatial == 16
