@@ -14,7 +14,7 @@ def voxel_level(footprints: Tensor, voxel_size: float) -> Tensor:
     """(P,) int64 level of footprints (P,) in metres: the voxel's edge is a quarter to a half of the footprint.
 
     A voxel of level L is voxel_size * 2**L wide. Neighbouring cells of one view are about a footprint apart, so with
-    such an edge they never share a voxel, however the surface is turned.
+    such an edge they never share a voxel, however the surface is turned (if pixels are about square).
     """
     return (footprints / (2 * voxel_size)).log2().floor().clamp(*LEVELS).long()
 

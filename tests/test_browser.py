@@ -48,6 +48,14 @@ VIEWER = "MemoryViewer(walk.memory, walk.cameras, walk.frames)"
 # Of an <img>: the bytes it shows. Their address changes even when the picture does not.
 BYTES = "async (image) => btoa(String.fromCharCode(...new Uint8Array(await (await fetch(image.src)).arrayBuffer())))"
 CHANGED = f"async ([image, before]) => image.src && await ({BYTES})(image) !== before"
+# The notebook is open and its kernel answers. Cells that are run earlier are lost.
+READY = """async () => {
+    const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
+    if (!panel || !panel.sessionContext) return false;
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    return Boolean(panel.sessionContext.session && await panel.sessionContext.session.kernel.info);
+}"""
 
 
 class Lab(NamedTuple):
@@ -88,7 +96,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         f"--ServerApp.root_dir={folder}",
     ]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--IdentityProvider.token={TOKEN}"]
+    command += [f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True"]
     # As `make lab` does: else a dialog asks to rebuild JupyterLab, for an extension of dash that comes with Open3D.
     command += ["--ServerApp.tornado_settings={'page_config_data': {'buildCheck': False, 'buildAvailable': False}}"]
     with (base / "log").open("w") as log:
@@ -139,14 +147,10 @@ def page(browser, request):
 
 
 def run_all(page, lab: Lab, name: str) -> None:
-    """Open a notebook of the lab's folder and run all its cells, by the menu; all of them without an error."""
+    """Open a notebook of the lab's folder and run all its cells, without an error."""
     page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}")
-    idle = page.locator('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    idle.wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    last = page.locator(".jp-CodeCell .jp-InputArea-prompt").last
-    last.filter(has_text="[").wait_for()
+    page.wait_for_function(READY)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(lab.folder / name, as_version=4).cells)
     page.wait_for_function(
         """(count) => {

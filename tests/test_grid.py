@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scenes import ROOM, camera, pose, random_cameras, room_views
 
@@ -30,6 +30,8 @@ def written(*poses, policy="keep_first", **options) -> LatentGrid:
 @given(seed=st.integers(0, 10**6), voxel_size=st.sampled_from([0.01, 0.05, 0.3]), policy=st.sampled_from(POLICIES))
 def test_a_view_reads_back_as_it_was_written(seed, voxel_size, policy):
     view = random_cameras(seed, 1, (48, 64))
+    fx, fy = view.intrinsics[0, :2].tolist()
+    assume(0.8 < fx / fy < 1.15)  # a footprint is that along x: where rows lie much closer, two may share a voxel
     g = torch.Generator().manual_seed(seed)
     latents = torch.randn(1, 3, 6, 8, generator=g)
     u = torch.arange(8.0) * torch.rand(1, generator=g) * 0.3
@@ -149,7 +151,7 @@ def test_average_is_the_mean_and_keep_first_the_first():
 def test_another_surface_at_another_depth_is_new(first, second):
     view = camera(HERE)
     shape = torch.linspace(1, 2, 96).expand(1, 64, 96)  # slanted by 3 to 8% a cell
-    grid = LatentGrid()
+    grid = LatentGrid(tolerance=0.05)
     grid.write(torch.zeros(1, 2, 8, 12), first * shape, view)
     assert grid.write(torch.ones(1, 2, 8, 12), second * shape, view) == 96
     assert (grid.read(view).latents == (1 if second < first else 0)).all()

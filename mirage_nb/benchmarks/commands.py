@@ -90,9 +90,9 @@ def race(
 ) -> None:
     """Race the memories against each other, stage by stage. A stopped race goes on from where it was."""
     from mirage_nb.benchmarks.runner import run_race
-    from mirage_nb.cli import _one_line
+    from mirage_nb.console import one_line
 
-    with _one_line():
+    with one_line():
         command = shlex.join(["mirage-nb", *sys.argv[1:]])
         report, paths = run_race(scale.value, out, runs, chunks, model, device, command)
         _print_race(report)
@@ -123,8 +123,8 @@ def table(
 ) -> None:
     """Make the README's benchmark tables anew from the reports."""
     from mirage_nb.benchmarks.report import read_report, readme_block, update_readme
-    from mirage_nb.cli import _one_line
+    from mirage_nb.console import one_line
 
-    with _one_line():
+    with one_line():
         block = readme_block(read_report(data / "race-tiny.json"), read_report(data / "race-paper.json"))
         typer.echo(f"{readme}: " + ("made anew" if update_readme(readme, block) else "nothing has changed"))
