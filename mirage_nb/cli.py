@@ -79,7 +79,7 @@ def generate(
     """Walk through the world of an image: video, contact sheet, memory, and report."""
     with one_line():
         from mirage_nb.checks import one_of
-        from mirage_nb.exports import FORMATS, export_run
+        from mirage_nb.formats.exports import FORMATS, export_run
         from mirage_nb.inputs import read_input
         from mirage_nb.model_choice import choose_model, load_model
         from mirage_nb.models.text import check_guidance

@@ -189,7 +189,7 @@ def evaluate_rooms(
         `rooms.SEED.NAME.METRIC`, and the videos,
         {seed: {"truth": (T, H, W, 3), NAME: ...}}.
     """
-    stride = spatial_stride(pipe.vae)
+    stride, lag = spatial_stride(pipe.vae), max(40, (num_frames - 2) // 40 * 40)  # 80 frames where the walk is long
     segments = len(plan_segments(num_frames, new_frames_per_segment(pipe), 1))
     groups = [list(seeds[i : i + batch]) for i in range(0, len(seeds), batch)]
     total, count = segments * len(groups) * len(memories), 0
@@ -224,11 +224,15 @@ def evaluate_rooms(
                 videos[seed][name] = frames[scene]
                 costs = {"seconds_per_segment": seconds, "bytes": stores[scene].nbytes, "tokens": len(stores[scene])}
                 costs = {key: float(value) for key, value in costs.items()}
-                figures[name][seed] = measure(frames[scene], clip.frames, covered) | costs
+                figures[name][seed] = measure(frames[scene], clip.frames, covered, lag) | costs
     columns = (*METRICS, "seconds_per_segment", "bytes", "tokens")
     methods = {name: {m: summary(f[m] for f in rooms.values()) for m in columns} for name, rooms in figures.items()}
     settings = dict(
-        seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, true_depth=true_depth
+        seeds=list(seeds),
+        frames=num_frames,
+        num_inference_steps=num_inference_steps,
+        true_depth=true_depth,
+        revisit_lag=lag,
     )
     rooms = {str(seed): {name: figures[name][seed] for name in memories} for seed in videos}
     alone = {name: summary(part[name] for part in parts) for name in parts[0]}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.photos import read_photo
 from mirage_nb.trajectories import actions_to_c2w, camera_path
-from mirage_nb.trajectory_files import load_trajectory
 from mirage_nb.worlds.real import centre_crop_resize, read_posed_photo, read_rgbd
 from mirage_nb.worlds.rooms import Room, default_intrinsics
 

@@ -146,19 +146,34 @@ def page(browser, request):
     opened.close()
 
 
+def until(page, condition: str, arg=None) -> None:
+    """Wait for a JavaScript function of `arg` to be true; it may be async, which `page.wait_for_function` is not."""
+    page.evaluate(
+        f"""async (arg) => {{
+            const end = Date.now() + {PATIENCE};
+            while (!await ({condition})(arg)) {{
+                if (Date.now() > end) throw new Error("waited in vain");
+                await new Promise(again => setTimeout(again, 100));
+            }}
+        }}""",
+        arg,
+    )
+
+
 def run_all(page, lab: Lab, name: str) -> None:
     """Open a notebook of the lab's folder and run all its cells, without an error."""
     page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}")
-    page.wait_for_function(READY)
+    until(page, READY)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     cells = sum(cell.cell_type == "code" for cell in nbformat.read(lab.folder / name, as_version=4).cells)
-    page.wait_for_function(
+    until(
+        page,
         """(count) => {
             const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")].map(p => p.innerText);
             const errors = document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]');
             return errors.length || prompts.filter(text => /\\[\\d+\\]/.test(text)).length === count;
         }""",
-        arg=cells,
+        cells,
     )
     errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
     assert errors == []
@@ -172,7 +187,7 @@ def picture_of(image) -> str:
 
 
 def wait_for_change(page, image, before: str) -> None:
-    page.wait_for_function(CHANGED, arg=[image.element_handle(), before])
+    until(page, CHANGED, [image.element_handle(), before])
     assert picture_of(image) != before
 
 
@@ -197,9 +212,7 @@ def test_a_slider_of_notebook_03_moves_the_camera(page, lab: Lab) -> None:
     after = picture_of(image)
     handle.press("ArrowLeft")  # and back: the same view is the same picture
     wait_for_change(page, image, after)
-    page.wait_for_function(
-        f"async ([image, was]) => await ({BYTES})(image) === was", arg=[image.element_handle(), before]
-    )
+    until(page, f"async ([image, was]) => await ({BYTES})(image) === was", [image.element_handle(), before])
 
 
 def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
@@ -213,12 +226,12 @@ def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
     keys = page.locator(".mirage-walk .mirage-walk-keys")
     keys.click()
     keys.press("ArrowLeft")
-    page.wait_for_function("([image, n]) => Number(image.dataset.frames) > n", arg=[image.element_handle(), frames])
+    until(page, "([image, n]) => Number(image.dataset.frames) > n", [image.element_handle(), frames])
     wait_for_change(page, image, before)
     new = int(image.get_attribute("data-frames"))
     assert f"{new} frames" in page.locator(".mirage-walk .mirage-walk-status").inner_text()
     page.locator(".mirage-walk .mirage-walk-undo").click()
-    page.wait_for_function("([image, n]) => Number(image.dataset.frames) === n", arg=[image.element_handle(), frames])
+    until(page, "([image, n]) => Number(image.dataset.frames) === n", [image.element_handle(), frames])
 
     viewer = page.locator(".mirage-memory-viewer")
     viewer.scroll_into_view_if_needed()
@@ -230,7 +243,7 @@ def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
     choice = viewer.locator(".mirage-memory-viewer-colour select")
     choice.focus()
     choice.select_option("time written")
-    page.wait_for_function(f"([plot, before]) => ({colours})(plot) !== before", arg=[plot.element_handle(), before])
+    until(page, f"([plot, before]) => ({colours})(plot) !== before", [plot.element_handle(), before])
 
 
 def test_the_book_opens_from_disk_without_a_network(page, tmp_path: Path) -> None:
@@ -243,7 +256,7 @@ def test_the_book_opens_from_disk_without_a_network(page, tmp_path: Path) -> Non
     page.locator(".card", has_text="00 ·").click()
     plot = page.locator(".plot").first
     plot.scroll_into_view_if_needed()
-    plot.locator("canvas, .main-svg").first.wait_for()
+    plot.locator(".main-svg").first.wait_for()
     page.get_by_role("link", name="→").click()
     page.locator("nav.side .here", has_text="01 ·").wait_for()
     outside = [url[:80] for url in asked if not url.startswith(("file:", "data:", "blob:"))]

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from mirage_nb import doctor
 from mirage_nb.cli import app
+from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.grid import LatentGrid
 from mirage_nb.model_choice import choose_model
-from mirage_nb.trajectory_files import load_trajectory
 
 
 @pytest.fixture(scope="module")

@@ -78,11 +78,8 @@ def test_lora_begins_as_nothing_and_merges_into_the_same_model():
         branch_and_lora(model, rank=0)
 
 
-def test_the_backbone_recipe_sees_no_memory(home, tmp_path):
+def test_the_backbone_recipe_sees_no_memory(home, tmp_path, monkeypatch):
     seen = []
-
-    class Spy(MirageTransformer3DModel):
-        pass
 
     original = MirageTransformer3DModel.forward
 
@@ -90,11 +87,8 @@ def test_the_backbone_recipe_sees_no_memory(home, tmp_path):
         seen.append(control[:, : hidden.shape[1] + 1].abs().max().item())
         return original(self, hidden, timestep, control, *args, **kwargs)
 
-    MirageTransformer3DModel.forward = forward
-    try:
-        train(home, tmp_path, recipe="backbone")
-    finally:
-        MirageTransformer3DModel.forward = original
+    monkeypatch.setattr(MirageTransformer3DModel, "forward", forward)
+    train(home, tmp_path, recipe="backbone")
     assert seen and max(seen) == 0
 
 

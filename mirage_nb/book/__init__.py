@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,16 @@ def build_book(out: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: there are no notebooks, or one links to a file that is not there.
-        ValueError: a notebook was saved without its outputs.
+        ValueError: none of them was run.
     """
     from jinja2 import Environment, FileSystemLoader
     from plotly.offline import get_plotlyjs
     from pygments.formatters import HtmlFormatter
 
     out = Path(out).resolve()
-    chapters = [chapter(path, out) for path in find_notebooks()]
+    chapters = [made for path in find_notebooks() if (made := chapter(path, out))]
+    if not chapters:
+        raise ValueError("no notebook was run: mirage-nb notebooks run")
     out.mkdir(parents=True, exist_ok=True)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     for number, here in enumerate(chapters):
@@ -81,13 +84,14 @@ def build_book(out: str | Path) -> Path:
     return out / "index.html"
 
 
-def chapter(path: Path, out: Path) -> Chapter:
-    """A notebook rendered; its links are written as seen from the folder `out`."""
+def chapter(path: Path, out: Path) -> Chapter | None:
+    """A notebook rendered; its links are written as seen from the folder `out`. One that was not run is left out."""
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(path, as_version=4)
     if not outputs(notebook):
-        raise ValueError(f"{path.name} has no outputs: mirage-nb notebooks run --only {path.stem[:2]}")
+        warnings.warn(f"{path.name} was not run and is left out: mirage-nb notebooks run --only {path.stem[:2]}")
+        return None
     title, lead = first_words(notebook)
     exporter = HTMLExporter(
         template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=False

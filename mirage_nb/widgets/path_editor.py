@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mirage_nb import checks
 from mirage_nb.cameras import Cameras
+from mirage_nb.formats.trajectory_writers import WRITERS, save_trajectory
 from mirage_nb.models.vae import decode
 from mirage_nb.plots.base import drawn
 from mirage_nb.plots.cloud import frustum, memory_cloud
 from mirage_nb.plots.rollouts import holes
 from mirage_nb.stitching import as_frames
 from mirage_nb.trajectories import MOVES
-from mirage_nb.trajectory_writers import WRITERS, save_trajectory
 from mirage_nb.video import COLOURS, INK, QUIET, contact_sheet, spread
 from mirage_nb.widgets.base import Latest, Shown, Status, png
 from mirage_nb.widgets.memory_viewer import pca_colours

@@ -15,12 +15,12 @@ from torch import Tensor
 from mirage_nb import checks
 from mirage_nb.baselines import make_memory
 from mirage_nb.cameras import Cameras
+from mirage_nb.formats.trajectory_files import save_trajectory
 from mirage_nb.models.text import encode_prompt
 from mirage_nb.models.vae import spatial_stride, temporal_stride
 from mirage_nb.plots.stages import plan_view
 from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
 from mirage_nb.trajectories import camera_path
-from mirage_nb.trajectory_files import save_trajectory
 from mirage_nb.video import INK, PAPER, contact_sheet, latent_colours, token_colours, write_mp4
 from mirage_nb.widgets.base import Shown, Status
 from mirage_nb.widgets.key_view import View, animation

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.trajectory_files import load_trajectory, read_calibration, read_pose
+from mirage_nb.formats.trajectory_files import load_trajectory, read_calibration, read_pose
 from mirage_nb.worlds.clip import Clip
 
 

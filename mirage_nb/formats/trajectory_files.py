@@ -30,10 +30,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
-from .colmap import find_model, quaternion_to_matrix, read_colmap
-from .trajectory_formats import Recorded, inverse, read_geometry, read_json, warn_distortion
-from .trajectory_writers import save_trajectory
+from mirage_nb.cameras import Cameras
+from mirage_nb.formats.colmap import find_model, quaternion_to_matrix, read_colmap
+from mirage_nb.formats.trajectory_formats import Recorded, inverse, read_geometry, read_json, warn_distortion
+from mirage_nb.formats.trajectory_writers import save_trajectory
 
 __all__ = ["FORMATS", "load_trajectory", "read_calibration", "read_pose", "save_trajectory"]
 

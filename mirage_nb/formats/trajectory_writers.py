@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .cameras import Cameras
-from .colmap import matrix_to_quaternion, write_colmap
-from .grid_io import write_aside
-from .trajectory_formats import OPENGL
+from mirage_nb.cameras import Cameras
+from mirage_nb.formats.colmap import matrix_to_quaternion, write_colmap
+from mirage_nb.formats.trajectory_formats import OPENGL
+from mirage_nb.grid_io import write_aside
 
 FRAME = "frame_{:05d}.png"
 

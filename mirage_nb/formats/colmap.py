@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
-from .grid_io import write_aside
+from mirage_nb.cameras import Cameras
+from mirage_nb.grid_io import write_aside
 
 # model id -> (name, number of parameters); those with one focal length first in the parameters
 _MODELS = {

@@ -1,0 +1,1 @@
+"""Files from and for other tools: camera paths by many conventions, COLMAP models, what a run exports."""
