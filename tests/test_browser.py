@@ -49,13 +49,22 @@ VIEWER = "MemoryViewer(walk.memory, walk.cameras, walk.frames)"
 BYTES = "async (image) => btoa(String.fromCharCode(...new Uint8Array(await (await fetch(image.src)).arrayBuffer())))"
 CHANGED = f"async ([image, before]) => image.src && await ({BYTES})(image) !== before"
 # The notebook is open and its kernel answers. Cells that are run earlier are lost.
-READY = """async () => {
+READY = """async (name) => {
     const panel = window.jupyterapp && window.jupyterapp.shell.currentWidget;
-    if (!panel || !panel.sessionContext) return false;
+    if (!panel || !panel.sessionContext || panel.context.path !== name) return false;
     await panel.context.ready;
     await panel.sessionContext.ready;
     return Boolean(panel.sessionContext.session && await panel.sessionContext.session.kernel.info);
 }"""
+# Every cell was run, or one has failed: asked from the notebook, as the page may not hold what is out of view.
+DONE = """() => {
+    const cells = [...window.jupyterapp.shell.currentWidget.content.widgets].filter(cell => cell.model.type === "code");
+    const failed = cell => cell.model.outputs.toJSON().some(output => output.output_type === "error");
+    return cells.some(failed) || cells.every(cell => cell.model.executionCount);
+}"""
+ERRORS = """() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells
+    .flatMap(cell => cell.outputs || []).filter(output => output.output_type === "error")
+    .map(output => output.evalue)"""
 
 
 class Lab(NamedTuple):
@@ -162,21 +171,11 @@ def until(page, condition: str, arg=None) -> None:
 
 def run_all(page, lab: Lab, name: str) -> None:
     """Open a notebook of the lab's folder and run all its cells, without an error."""
-    page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}")
-    until(page, READY)
+    page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset")
+    until(page, READY, name)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    cells = sum(cell.cell_type == "code" for cell in nbformat.read(lab.folder / name, as_version=4).cells)
-    until(
-        page,
-        """(count) => {
-            const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputArea-prompt")].map(p => p.innerText);
-            const errors = document.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]');
-            return errors.length || prompts.filter(text => /\\[\\d+\\]/.test(text)).length === count;
-        }""",
-        cells,
-    )
-    errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
-    assert errors == []
+    until(page, DONE)
+    assert page.evaluate(ERRORS) == []
 
 
 def picture_of(image) -> str:
