@@ -107,8 +107,9 @@ def first_words(notebook: NotebookNode) -> tuple[str, str]:
     """The title, without marks, and the first paragraph below it, as plain text."""
     title, _, rest = notebook.cells[0].source.partition("\n")
     lead = rest.strip().partition("\n\n")[0]
-    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", lead)
-    return title.lstrip("# "), " ".join(re.sub(r"[*`]|\b_|_\b", "", plain).split())
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text) for text in (title.lstrip("# "), lead)]
+    title, lead = (" ".join(re.sub(r"[*`]|\b_|_\b", "", text).split()) for text in plain)
+    return title, lead
 
 
 def still(notebook: NotebookNode) -> NotebookNode:
