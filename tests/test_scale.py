@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scenes import camera, pose, random_cameras, room_views
 
 from mirage_nb import blocks, culling, spill
-from mirage_nb.benchmarks.readout import cloud, fill, new_grid, plain_readout, views
+from mirage_nb.benchmarks.readout import cloud, fill, new_grid, one_thread, plain_readout, views
 from mirage_nb.grid import POLICIES, LatentGrid
 from mirage_nb.reprojection import reproject
 from mirage_nb.voxels import voxel_keys
@@ -33,7 +33,9 @@ def assert_read_alike(grid: LatentGrid, cameras) -> None:
         plain = reproject(rows["positions"], rows["tokens"], cameras, rows["footprints"] if splats else None)
         for cull in (True, False):
             assert_same(grid.read(cameras, cameras.size, splats=splats, cull=cull), plain)
-    assert_same(plain, plain_readout(rows["positions"], rows["tokens"], cameras), ("latents", "visibility", "index"))
+    with one_thread():
+        slow = plain_readout(rows["positions"], rows["tokens"], cameras)
+    assert_same(plain, slow, ("latents", "visibility", "index"))
 
 
 def filled(positions: torch.Tensor, footprints: torch.Tensor) -> LatentGrid:

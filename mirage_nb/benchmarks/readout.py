@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -26,7 +27,10 @@ SCENES = ("in view", "room")
 
 def plain_readout(points: Tensor, tokens: Tensor, cameras: Cameras) -> Readout:
     """The straightforward way: view by view, gather the channels of all tokens that land in the image, sort them by
-    depth, and scatter them from far to near. Equal depths go in the order of the index, the lowest last."""
+    depth, and scatter them from far to near. Equal depths go in the order of the index, the lowest last.
+
+    Who is written last wins only as long as one thread writes: with several, the result is not even the same twice.
+    """
     (h, w), channels, views = cameras.size, tokens.shape[1], []
     for c2w, intrinsics in zip(cameras.c2w, cameras.intrinsics):
         u, v, z = project(points, c2w, intrinsics)
@@ -92,6 +96,17 @@ def medians(runs: int, **steps: Callable[[], object]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+@contextmanager
+def one_thread():
+    """torch computes on one thread in here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def same(a: Readout, b: Readout) -> bool:
     return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("index", "visibility", "latents", "depth"))
 
@@ -112,9 +127,9 @@ def readouts(seed: int, say: Callable[[str], None]) -> list[dict]:
             say(f"readout: {count:,} tokens, {scene}")
             grid = new_grid(*cloud(scene, count, seed), seed)
             points, tokens = grid.positions, grid.tokens
-            start = time.perf_counter()
-            plain = plain_readout(points, tokens, latent)
-            first = 1000 * (time.perf_counter() - start)
+            first = medians(1, plain=lambda: plain_readout(points, tokens, latent))["plain"]
+            with one_thread():
+                plain = plain_readout(points, tokens, latent)
             if not same(plain, grid.read(pixels, splats=False)):
                 raise RuntimeError(f"the readouts of {count} tokens, {scene}, differ")
             times = medians(
