@@ -15,7 +15,6 @@ import typer
 
 from mirage_nb.benchmarks.commands import app as benchmark
 from mirage_nb.console import load_pipeline, one_line
-from mirage_nb.console import one_line as _one_line  # noqa: F401
 from mirage_nb.notebook_commands import app as notebooks
 from mirage_nb.training.commands import app as train
 

@@ -33,7 +33,8 @@ REGRESSION = ROOT / "data" / "regression"
 FAST = {"fast": True}
 TIMES = ("ms", "s")
 # For values that are new: what another processor or version of torch may change. The file's own are kept afterwards.
-TOLERANCE = {"dB": {"absolute": 0.2, "relative": 0.0}}
+# Two threads instead of one moved the closed loop of a room by 0.15 dB: a rounding decides which token wins a cell.
+TOLERANCE = {"dB": {"absolute": 0.5, "relative": 0.0}}
 OTHERWISE = {"absolute": 1e-4, "relative": 0.02}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SOLUTION = re.compile(r"^```python\n(.*?)^```", re.M | re.S)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scenes import camera, pose, random_cameras, room_views
 
 from mirage_nb import blocks, culling, spill
-from mirage_nb.benchmarks.readout import cloud, fill, new_grid, one_thread, plain_readout, views
+from mirage_nb.benchmarks.measure import one_thread
+from mirage_nb.benchmarks.readout import cloud, fill, new_grid, plain_readout, views
 from mirage_nb.grid import POLICIES, LatentGrid
 from mirage_nb.reprojection import reproject
 from mirage_nb.voxels import voxel_keys
@@ -244,6 +245,7 @@ def test_broken_worlds_are_refused(tmp_path):
 
 PEAK = """
 import resource, sys, torch
+from mirage_nb.benchmarks.measure import one_thread
 from mirage_nb.benchmarks.readout import cloud, fill, views
 from mirage_nb.grid import LatentGrid
 torch.set_num_threads(1)

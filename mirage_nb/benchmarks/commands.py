@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from mirage_nb.console import load_pipeline, one_line
+
 app = typer.Typer(no_args_is_help=True, help="Measure the memory's speed and size.")
 
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -27,7 +29,6 @@ def _save(path: Path, report: dict) -> None:
 def readout(out: Out, seed: Annotated[int, typer.Option(help="Of the clouds.")] = 0) -> None:
     """Time the readout against gather, sort and scatter, culling, and writing."""
     from mirage_nb.benchmarks.readout import measure_readout
-    from mirage_nb.console import one_line
     from mirage_nb.plots.scale import scale_figure
 
     with one_line():
@@ -59,7 +60,6 @@ def growth(
 ) -> None:
     """Walk the same loop again and again: does the memory grow, and does the loop still close?"""
     from mirage_nb.benchmarks.growth import measure_growth
-    from mirage_nb.console import load_pipeline, one_line
 
     with one_line():
         out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,6 @@ def race(
 ) -> None:
     """Race the memories against each other, stage by stage. A stopped race goes on from where it was."""
     from mirage_nb.benchmarks.runner import run_race
-    from mirage_nb.console import one_line
 
     with one_line():
         command = shlex.join(["mirage-nb", *sys.argv[1:]])
@@ -123,7 +122,6 @@ def table(
 ) -> None:
     """Make the README's benchmark tables anew from the reports."""
     from mirage_nb.benchmarks.report import read_report, readme_block, update_readme
-    from mirage_nb.console import one_line
 
     with one_line():
         block = readme_block(read_report(data / "race-tiny.json"), read_report(data / "race-paper.json"))

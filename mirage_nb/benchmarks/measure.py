@@ -36,7 +36,7 @@ def timer_of(device: torch.device) -> Callable[[], float]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, so that the processor's time is a duration."""
+    """Let torch compute on one thread: the processor's time is a duration, and a scatter goes in order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

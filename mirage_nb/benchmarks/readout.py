@@ -8,11 +8,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from mirage_nb.benchmarks.measure import one_thread
 from mirage_nb.cameras import Cameras
 from mirage_nb.grid import LatentGrid
 from mirage_nb.reprojection import NEAR, Readout, project
@@ -94,17 +94,6 @@ def medians(runs: int, **steps: Callable[[], object]) -> dict[str, float]:
             step()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-@contextmanager
-def one_thread():
-    """torch computes on one thread in here."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def same(a: Readout, b: Readout) -> bool:
