@@ -33,7 +33,7 @@ REGRESSION = ROOT / "data" / "regression"
 FAST = {"fast": True}
 TIMES = ("ms", "s")
 # For values that are new: what another processor or version of torch may change. The file's own are kept afterwards.
-TOLERANCE = {"dB": {"absolute": 0.2, "relative": 0.0}}
+TOLERANCE = {"dB": {"absolute": 0.5, "relative": 0.0}}
 OTHERWISE = {"absolute": 1e-4, "relative": 0.02}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SOLUTION = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
@@ -82,7 +82,8 @@ def execute(
 ) -> NotebookNode:
     """Run a notebook by papermill in the kernel of this Python, offline; returns it with its outputs.
 
-    On one thread: with another number of them sums round differently, another token wins a cell, and the values move.
+    On one thread: with another number of them sums round differently, another token wins a cell, and the values move
+    (two threads moved closed loops of one room by 0.15 dB). Another processor may do the same, hence the tolerances.
 
     Args:
         notebook: as `nbformat.read` gives it. parameters: put behind the cell tagged `parameters`; may be empty.
