@@ -136,8 +136,9 @@ def test_a_slice_shows_only_its_own_voxels_at_their_size():
     assert plots.policy_picture({"keep_first": (10, 1.5), "append": (40, 2.5)}, ["tokens", "dB"]).width > 400
 
 
-def test_without_a_display_the_viewer_says_so_and_loads_nothing(monkeypatch):
-    if not sys.platform.startswith("linux"):
+@pytest.mark.parametrize("headless", [False, True], ids=["no display", "executed by papermill"])
+def test_without_a_display_the_viewer_says_so_and_loads_nothing(monkeypatch, headless):
+    if not headless and not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells whether it has a display")
     code = (
         "import sys; from mirage_nb.plots import open_viewer; from mirage_nb.grid import LatentGrid\n"
@@ -145,4 +146,7 @@ def test_without_a_display_the_viewer_says_so_and_loads_nothing(monkeypatch):
     )
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
+    if headless:  # a window would wait for somebody to close it
+        monkeypatch.setenv("DISPLAY", ":99")
+        monkeypatch.setenv("MIRAGE_HEADLESS", "1")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -208,6 +208,8 @@ def chart(
 
 def open_viewer(memory, colours: Tensor | None = None, title: str = "memory") -> str:
     """Open3D's own window with a memory's tokens, colours (P, 3) uint8, where there is a display; says what it did."""
+    if os.environ.get("MIRAGE_HEADLESS"):  # `notebook_runs.execute`: nobody is there to close a window
+        return "no display here, so no window of Open3D's"
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "no display here, so no window of Open3D's"
     import open3d
