@@ -10,6 +10,8 @@ NOTEBOOK := 00_quickstart
 .PHONY: help demo test lab book lint setup system browser
 # Nothing is fetched at run time: the model is in data/.
 demo test book: export HF_HUB_OFFLINE := 1
+# A window that nobody closes would stop the demo.
+demo: export MIRAGE_HEADLESS := 1
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
