@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import shlex
 import sys
@@ -14,12 +12,12 @@ from typing import Annotated
 import typer
 
 from mirage_nb.benchmarks.commands import app as benchmark
-from mirage_nb.console import load_pipeline, one_line
+from mirage_nb.console import one_line, write_json
+from mirage_nb.evaluation_commands import app as evaluate
 from mirage_nb.notebook_commands import app as notebooks
 from mirage_nb.training.commands import app as train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-evaluate = typer.Typer(no_args_is_help=True, help="Measure what the memory is worth.")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(benchmark, name="benchmark")
 app.add_typer(notebooks, name="notebooks")
@@ -39,12 +37,6 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 
 def _number(x: float) -> float | None:
     return round(x, 3) if math.isfinite(x) else None
-
-
-def _write_json(path: Path, content: dict) -> None:
-    from mirage_nb.grid_io import write_aside
-
-    write_aside(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 @app.command()
@@ -108,7 +100,7 @@ def generate(
         cameras = scene.cameras[: len(result.frames)]
         export_run(out, result.frames, cameras, result.depth, formats)
         report |= {"input": source, "command": shlex.join(["mirage-nb", *sys.argv[1:]])}
-        _write_json(out / "report.json", report)
+        write_json(out / "report.json", report)
         for name in ("closed_loop_psnr", "psnr_to_truth"):
             if name in report:
                 value = report[name]["mean"] if isinstance(report[name], dict) else report[name]
@@ -162,125 +154,6 @@ def doctor(
     with one_line():
         if not print_findings(examine(model)):
             raise typer.Exit(1)
-
-
-@evaluate.command()
-def rooms(
-    out: Out,
-    seeds: Annotated[
-        str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")
-    ] = "900000-900031",
-    frames: Annotated[int, typer.Option(help="Frames there and back, an odd number.")] = 49,
-    memory: Annotated[str, typer.Option(help="Memories to compare, separated by commas.")] = "latent,rgb,none",
-    steps: Steps = 2,
-    true_depth: Annotated[bool, typer.Option(help="Give the exact depth of every frame.")] = False,
-    batch: Annotated[int, typer.Option(help="Rooms generated at once.")] = 16,
-    model: Model = None,
-) -> None:
-    """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
-    with one_line():
-        from mirage_nb.checks import one_of
-        from mirage_nb.evaluation import best_median_worst, evaluate_rooms
-        from mirage_nb.video import contact_sheet, stack_sheets, write_png
-
-        names = [one_of("memory", name.strip(), [m.value for m in Memory]) for name in memory.split(",")]
-        pipe = load_pipeline(model)
-        with _segments_bar() as progress:
-            report, videos = evaluate_rooms(
-                pipe, _seeds(seeds), frames, names, num_inference_steps=steps, true_depth=true_depth, batch=batch,
-                progress=progress,
-            )  # fmt: skip
-        report["command"] = shlex.join(["mirage-nb", *sys.argv[1:]])
-        (out / "rooms").mkdir(parents=True, exist_ok=True)
-        _write_json(out / "report.json", report)
-        chosen = best_median_worst(report, names[0])
-        sheets = [contact_sheet(videos[seed], title=f"{rank} room, {seed}") for rank, seed in chosen.items()]
-        write_png(out / "contact.png", stack_sheets(sheets))
-        for seed, rows in videos.items():
-            write_png(out / "rooms" / f"{seed}.png", contact_sheet(rows, title=f"room {seed}"))
-        _print_table(report)
-        typer.echo(f"see {out / 'report.json'}, {out / 'contact.png'} and {out / 'rooms'}")
-
-
-@evaluate.command()
-def ablations(
-    out: Out,
-    seeds: Annotated[str, typer.Option(help="First and last seed of the rooms.")] = "900000-900015",
-    frames: Annotated[int, typer.Option(help="Frames there and back, an odd number.")] = 49,
-    steps: Steps = 2,
-    batch: Annotated[int, typer.Option(help="Rooms generated at once.")] = 16,
-    model: Model = None,
-) -> None:
-    """What each ingredient of the memory is worth, one thing changed at a time."""
-    with one_line():
-        from mirage_nb.benchmarks.ablations import variants
-        from mirage_nb.evaluation import evaluate_rooms
-        from mirage_nb.models.vae import spatial_stride
-        from mirage_nb.stitching import frame_encoder
-
-        pipe = load_pipeline(model)
-        memories = variants(frame_encoder(pipe.vae), spatial_stride(pipe.vae), int(pipe.vae.config.z_dim))
-        with _segments_bar() as progress:
-            report, _ = evaluate_rooms(
-                pipe, _seeds(seeds), frames, memories, num_inference_steps=steps, batch=batch, progress=progress
-            )
-        command, kept = shlex.join(["mirage-nb", *sys.argv[1:]]), ("settings", "methods", "parts")
-        out.mkdir(parents=True, exist_ok=True)
-        _write_json(out / "ablations.json", {"command": command} | {k: report[k] for k in kept})
-        _print_table(report)
-        typer.echo(f"see {out / 'ablations.json'}")
-
-
-def _seeds(text: str) -> range:
-    first, _, last = text.partition("-")
-    if not first.isdigit() or not (last or first).isdigit() or int(last or first) < int(first):
-        raise ValueError(f"seeds: expected FIRST-LAST, as 900000-900031, got {text!r}")
-    return range(int(first), int(last or first) + 1)
-
-
-@contextlib.contextmanager
-def _segments_bar():
-    """A progress bar as the function that `evaluate_rooms` calls."""
-    from tqdm.auto import tqdm
-
-    with tqdm(desc="segments", unit="segment") as bar:
-
-        def progress(count: int, total: int) -> None:
-            bar.total = total
-            bar.update(count - bar.n)
-
-        yield progress
-
-
-def _print_table(report: dict) -> None:
-    """A column for each memory; of many memories, a row for each and the main figures."""
-    from rich.console import Console
-    from rich.table import Table
-
-    settings, methods = report["settings"], report["methods"]
-    table = Table(
-        title=f"{len(settings['seeds'])} held-out rooms, {settings['frames']} frames there and back, mean ± 95%"
-    )
-
-    def cell(name: str, metric: str) -> str:
-        value = methods[name][metric]
-        digits = 0 if metric in ("bytes", "tokens") else 1 if "psnr" in metric else 3
-        missing = value["mean"] != value["mean"]
-        return "–" if missing else f"{value['mean']:.{digits}f} ± {value['ci95']:.{digits}f}"
-
-    few, metrics = len(methods) <= 4, list(next(iter(methods.values())))
-    if not few:
-        metrics = ["closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "gradient_energy", "tokens"]
-    table.add_column("")
-    for column in methods if few else metrics:
-        table.add_column(column.replace("_", " "), justify="right")
-    for row in metrics if few else methods:
-        cells = [cell(name, row) for name in methods] if few else [cell(row, metric) for metric in metrics]
-        table.add_row(row.replace("_", " "), *cells)
-    Console().print(table)
-    parts = {name: value for name, value in report["parts"].items() if value["mean"] == value["mean"]}
-    words = (f"{name.replace('_', ' ')} {v['mean']:.3f} ± {v['ci95']:.3f}" for name, v in parts.items())
-    typer.echo("the parts alone, on true frames: " + ", ".join(words))
 
 
 if __name__ == "__main__":

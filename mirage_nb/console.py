@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
+from pathlib import Path
 
 import typer
 
@@ -28,3 +30,9 @@ def load_pipeline(folder: str | None):
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     return MiragePipeline.from_pretrained(str(folder or bundled_model()))
+
+
+def write_json(path: Path, content: dict) -> None:
+    from mirage_nb.grid_io import write_aside
+
+    write_aside(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -210,7 +210,8 @@ def evaluate_rooms(
             results = []
             for result in rollout(
                 pipe, stores, torch.stack([c.frames[0] for c in clips]), [c.cameras for c in clips], seeds=group,
-                num_inference_steps=num_inference_steps, depth=depth,
+                num_inference_steps=num_inference_steps, depth=depth, references=pipe.config.references,
+                preceding=pipe.config.preceding,
             ):  # fmt: skip
                 results.append(result)
                 count += 1

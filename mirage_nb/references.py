@@ -30,9 +30,20 @@ class Context:
     references: Tensor
     preceding: Tensor
 
-    def around(self, target: Tensor) -> Tensor:
-        """(B, C, r + t + p, h, w) of the target (B, C, t, h, w)."""
-        return torch.cat([self.references, target, self.preceding], 2)
+    @staticmethod
+    def stack(contexts: Sequence[Context]) -> Context:
+        """Contexts of equal counts as one batch."""
+        return Context(torch.cat([c.references for c in contexts]), torch.cat([c.preceding for c in contexts]))
+
+    def arguments(self, target: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, dict]:
+        """What the transformer takes for a target (B, C, t, h, w) at timesteps (B, t): all latents
+        (B, C, r + t + p, h, w), their timesteps, 0 for the context, and how they stand in time."""
+        r, p = self.references.shape[2], self.preceding.shape[2]
+        if not r and not p:
+            return target, timestep, {}
+        whole = torch.cat([self.references, target, self.preceding], 2)
+        options = {"frame_positions": self.positions(target.shape[2]), "num_references": r}
+        return whole, torch.nn.functional.pad(timestep, (r, p)), options
 
     def of_target(self, whole: Tensor) -> Tensor:
         """The way back: the target's frames of (B, C, r + t + p, h, w)."""

@@ -235,8 +235,6 @@ def denoise(
     scheduler, device = models.scheduler, noise.device.type
     scheduler.set_timesteps(steps, device=noise.device)
     context = context or Context(noise[:, :, :0], noise[:, :, :0])
-    r, p = context.references.shape[2], context.preceding.shape[2]
-    more = {"frame_positions": context.positions(noise.shape[2]), "num_references": r} if r or p else {}
     latents = noise.clone()
     if clean is not None:
         latents[:, :, 0] = clean
@@ -244,8 +242,7 @@ def denoise(
         for step, timestep in enumerate(scheduler.timesteps):
             timesteps = timestep.float().repeat(len(latents), latents.shape[2])
             timesteps[:, 0] *= clean is None
-            timesteps = torch.nn.functional.pad(timesteps, (r, p))  # clean, too
-            inputs = context.around(latents)
+            inputs, timesteps, more = context.arguments(latents, timesteps)
             velocity = models.transformer(inputs, timesteps, control, encoder_hidden_states=text, **more).sample
             with torch.autocast(device, enabled=False):  # the scheduler stays in float32
                 velocity = context.of_target(velocity.float())

@@ -83,14 +83,17 @@ def test_a_frame_that_looked_the_same_way_is_chosen_and_one_that_looked_away_is_
 def test_context_stands_around_the_target_and_comes_off_again():
     parts = [torch.randn(2, 4, n, 3, 3, generator=torch.Generator().manual_seed(n)) for n in (2, 5, 1)]
     context = Context(parts[0], parts[2])
-    whole = context.around(parts[1])
+    whole, timestep, options = context.arguments(parts[1], torch.full((2, 5), 7.0))
     assert torch.equal(whole, torch.cat(parts, 2)) and torch.equal(context.of_target(whole), parts[1])
-    positions = context.positions(5).tolist()
+    assert timestep.tolist() == 2 * [[0, 0, 7, 7, 7, 7, 7, 0]] and options["num_references"] == 2
+    positions = options["frame_positions"].tolist()
+    assert torch.equal(Context.stack([context, context]).references, torch.cat([parts[0]] * 2))
     assert sorted(positions) == list(range(8)), "all distinct"
     references, target, preceding = positions[:2], positions[2:7], positions[7:]
     assert max(references) < min(preceding) <= max(preceding) == target[0] - 1 and target == sorted(target)
     nothing = Context(parts[1][:, :, :0], parts[1][:, :, :0])
-    assert nothing.positions(5).tolist() == [0, 1, 2, 3, 4] and torch.equal(nothing.around(parts[1]), parts[1])
+    assert nothing.positions(5).tolist() == [0, 1, 2, 3, 4]
+    assert nothing.arguments(parts[1], timestep[:, 2:7])[2] == {}, "the model's own defaults"
 
 
 @pytest.mark.parametrize("temporal", [False, True])

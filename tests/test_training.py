@@ -12,7 +12,8 @@ from mirage_nb.training.data import HELD_OUT, Walks, write_walks
 from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
-from mirage_nb.training.memory import MemoryLoss, _choose
+from mirage_nb.training.memory import MemoryLoss
+from mirage_nb.training.tasks import beside, choose, draw_task, following
 from mirage_nb.training.tiny import Schedule, train_tiny
 from mirage_nb.training.vae import vae_loss
 
@@ -77,12 +78,14 @@ def test_held_out_seeds_are_refused(tmp_path):
 def test_a_segment_never_remembers_its_own_future_on_the_way_out():
     g = torch.Generator().manual_seed(0)
     for _ in range(200):
-        segment, known = _choose(25, 5, False, g)
+        segment, before, known = choose(25, 5, False, g, before=2)
         step = int(segment[1] - segment[0])
         assert abs(step) == 1 and (segment.diff() == step).all()
         assert segment[0] in known and ((known - segment[0]) * step <= 0).all(), "remembers what it has yet to see"
-        segment, known = _choose(25, 5, True, g)
+        segment, before, known = choose(25, 5, True, g, before=2)
         assert len(known) >= 2 and 0 <= known.min() and known.max() < 25
+        walked = torch.cat([before, segment])
+        assert len(walked) == 7 and (walked.diff() == walked[1] - walked[0]).all() and 0 <= walked.min() <= 18
 
 
 def test_mirrored_walks_are_the_walks_of_a_mirrored_world(walks):
@@ -98,6 +101,27 @@ def test_mirrored_walks_are_the_walks_of_a_mirrored_world(walks):
     there = points[0].reshape(7, h, w, 3) * torch.tensor([-1.0, 1.0, 1.0])
     assert torch.allclose(points[1].reshape(7, h, w, 3).flip(2), there, atol=1e-3)
     assert len(EncodedWalks.encode(walks, parts["vae"], mirror=False).latents) == len(data.latents) // 2
+
+
+def test_context_shows_what_overlaps_and_what_precedes(walks):
+    data = EncodedWalks.encode(walks, build_micro()["vae"], mirror=False)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        task = draw_task(data, 4, 0.0, True, 2, g)
+        shown = beside(data, task, 4, g)
+        assert shown.references.shape[2] == 4 and shown.preceding.shape[2] == 2
+        truth = data.latents[task.room].float()
+        distance = (truth[:, None] - shown.preceding[0].transpose(0, 1)[None]).square().mean((2, 3, 4))
+        assert distance.argmin(0).tolist() == task.preceding.index.tolist()  # noisy, yet nearest to itself
+        same = set(task.past.index.tolist()) & set(task.segment.tolist())
+        best = shown.references[0, :, 0]
+        if same:  # a view of the segment itself overlaps with it more than any other
+            nearest = (truth - best).square().mean((1, 2, 3)).argmin().item()
+            assert nearest in task.past.index.tolist() and abs(nearest - task.segment[1]) <= 2
+        made = torch.randn(4, 3, *truth.shape[-2:])
+        after = following(task, made, 7, g)
+        assert torch.equal(after.first, made[:, -1])
+        assert torch.equal(after.preceding.latents, made[:, -3:-1].transpose(0, 1))
 
 
 @pytest.mark.parametrize("returning", [True, False])

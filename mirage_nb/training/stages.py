@@ -58,6 +58,8 @@ def train_transformer(
     rank: int = PAPER_RANK,
     lr: float = 4e-4,
     batch: int = 8,
+    references: int = 4,
+    preceding: int = 2,
     seed: int = 0,
     gradient_checkpointing: bool = False,
     **options,
@@ -70,6 +72,7 @@ def train_transformer(
         model: a folder that `MirageTransformer3DModel.from_pretrained` reads.
         stage: of the memory recipe. `1` trains the branch alone, `2` LoRA on the backbone and the branch, `joint`
             everything at once, as the bundled model was trained, since it has no ready backbone.
+        references, preceding: clean past frames shown beside the segment, at most, see `MemoryLoss`.
         rank: of the LoRA; it is merged into the weights in the end.
         options: of `fit`.
     """
@@ -87,7 +90,9 @@ def train_transformer(
     if gradient_checkpointing:
         network.enable_gradient_checkpointing()
     drop = 1.0 if recipe == "backbone" else 0.1
-    loss = MemoryLoss(data, batch, network.config.segment_latent_frames, drop, rehearse=0.25 if drop < 1 else 0.0)
+    beside = dict(references=references, preceding=preceding)
+    rehearse, length = 0.25 if drop < 1 else 0.0, network.config.segment_latent_frames
+    loss = MemoryLoss(data, batch, length, drop, rehearse, **beside)
     fit(network, loss, steps=steps, folder=folder, lr=lr, seed=seed, **options)
     if stage == "2":
         merge_lora(network)

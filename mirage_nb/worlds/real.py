@@ -20,6 +20,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats.trajectory_files import load_trajectory, read_calibration, read_pose
 from mirage_nb.worlds.clip import Clip
+from mirage_nb.worlds.registration import SEVEN_SCENES, register, unregistered
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,23 @@ class PosedPhoto:
 
 
 def read_rgbd(
-    folder: str | Path, size: tuple[int, int] = (128, 128), frames: slice | Sequence[int] | None = None
+    folder: str | Path,
+    size: tuple[int, int] = (128, 128),
+    frames: slice | Sequence[int] | None = None,
+    registered: bool | None = None,
 ) -> Clip:
     """Read an RGB-D recording in the layout of 7-Scenes.
 
     The folder holds `NAME.color.jpg` (or png), `NAME.depth.png` (16 bit, millimetres; 0 and 65535 = unknown) and
     `NAME.pose.txt` (c2w, metres, OpenCV axes) for each frame, and one `camera-intrinsics.txt` (3x3, pixel centres at
-    integers). As the data set is distributed, colour and depth are taken for one camera. Frames whose pose is NaN or
-    infinite (tracking lost) are left out with a warning.
+    integers). Frames whose pose is NaN or infinite (tracking lost) are left out with a warning.
+
+    The depth of 7-Scenes itself is not registered to its colour: where the calibration is that of its depth camera, the
+    depth is brought over to the colour camera beside it (`registration.SEVEN_SCENES`).
 
     Args:
         size: (height, width) of the result.
+        registered: whether colour and depth are of one camera; by default only 7-Scenes' own calibration says no.
         frames: which frames of the sorted recording: a slice (`slice(None, None, 4)` is every 4th), indices, or all.
 
     Raises:
@@ -69,17 +76,23 @@ def read_rgbd(
     if not kept:
         raise ValueError(f"{folder}: none of the {len(picked)} frames has a finite pose")
 
-    intrinsics, images, depths = read_calibration(calibration), [], []
+    intrinsics, images, depths, cameras = read_calibration(calibration), [], [], []
     for name in kept:  # one at a time: a recording may be long, and its pictures are large
         colour, depth = _open_rgb(_colour_path(folder, name)), _read_depth(folder / f"{name}.depth.png")
         if not images:
             full = Cameras(torch.stack([poses[n] for n in kept]), intrinsics, (colour.height, colour.width))
+            rig = SEVEN_SCENES if unregistered(full, registered) else None
         if not full.size == (colour.height, colour.width) == depth.shape:
             raise ValueError(
                 f"{folder / name}: expected colour and depth of one size {full.size}, got "
                 f"{(colour.height, colour.width)} and {depth.shape}"
             )
-        image, cameras = centre_crop_resize(colour, full, size)
+        camera = full[len(images) : len(images) + 1]
+        if rig:
+            moved, camera = register(torch.from_numpy(depth)[None], camera, rig)
+            depth = moved[0].numpy()
+        image, camera = centre_crop_resize(colour, camera, size)
+        cameras.append(camera)
         images.append(image)
         depths.append(_centre_crop_nearest(depth, size))
     depth = torch.stack(depths)
@@ -87,7 +100,8 @@ def read_rgbd(
         raise ValueError(
             f"{folder}: depth: not one known value in {len(kept)} frames (expected 16-bit PNG, millimetres)"
         )
-    clip = Clip(torch.stack(images), depth, cameras)
+    views = Cameras(torch.cat([c.c2w for c in cameras]), cameras[0].intrinsics[0], size)
+    clip = Clip(torch.stack(images), depth, views)
     if looks_like_w2c(clip.depth, clip.cameras):
         raise ValueError(f"{folder}: the poses seem to be world-to-camera (inverted, they fit the depth); expected c2w")
     return clip
