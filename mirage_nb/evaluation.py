@@ -240,6 +240,54 @@ def evaluate_rooms(
     return {"settings": settings, "methods": methods, "parts": alone, "rooms": rooms}, videos
 
 
+def evaluate_recording(
+    pipe,
+    clip: Clip,
+    memories: Sequence[str] = ("latent", "none"),
+    *,
+    seeds: Sequence[int] = range(4),
+    num_inference_steps: int = 2,
+    given_depth: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict, dict[str, Tensor]]:
+    """Walk the path of a real recording from its first frame, with each memory, and compare with what was recorded.
+
+    Args:
+        memories: the first one says which cells are remembered; all are compared there, too.
+        seeds: of the noise; the figures' intervals are over them.
+        given_depth: use the recorded depth of every frame, else that of the first one alone.
+
+    Returns:
+        A report, `methods.NAME.{psnr_to_truth,psnr_remembered}.{mean,ci95}` in dB, the share of pixels `remembered`,
+        and the videos of the first seed, {"recorded": (T, H, W, 3), NAME: ...}.
+    """
+    options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
+    depth, videos = clip.depth if given_depth else clip.depth[:1], {"recorded": clip.frames}
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in memories}
+    shares, count = [], 0
+    for seed in seeds:
+        for name in memories:
+            store = make_memory(name, frame_encoder(pipe.vae), **options)
+            results = list(rollout(
+                pipe, [store], clip.frames[:1], [clip.cameras], seeds=[seed], depth=depth[None],
+                num_inference_steps=num_inference_steps, references=pipe.config.references,
+                preceding=pipe.config.preceding,
+            ))  # fmt: skip
+            frames = torch.cat([r.frames for r in results], 1)[0]
+            if name == memories[0]:
+                remembered = as_pixel_mask(torch.cat([r.visibility[0] for r in results]), frames)
+                shares.append(remembered[1:].float().mean().item())
+            videos.setdefault(name, frames)
+            each = (psnr(frames[1:], clip.frames[1:], where) for where in (None, remembered[1:]))
+            figures[name].append(dict(zip(("psnr_to_truth", "psnr_remembered"), (e.nanmean().item() for e in each))))
+            count += 1
+            if progress:
+                progress(count, len(seeds) * len(memories))
+    methods = {name: {key: summary(row[key] for row in rows) for key in rows[0]} for name, rows in figures.items()}
+    settings = dict(frames=len(clip.frames), seeds=list(seeds), given_depth=given_depth)
+    return {"settings": settings, "methods": methods, "remembered": sum(shares) / len(shares)}, videos
+
+
 def best_median_worst(report: dict, name: str) -> dict[str, int]:
     """Seeds of the rooms whose loop closes best, middling and worst with one memory."""
     order = sorted(report["rooms"], key=lambda seed: report["rooms"][seed][name]["closed_loop_psnr"])

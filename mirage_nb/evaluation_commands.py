@@ -71,6 +71,7 @@ def ablations(
     """What each ingredient of the memory is worth, one thing changed at a time."""
     with one_line():
         from mirage_nb.benchmarks.ablations import variants
+        from mirage_nb.benchmarks.moving import moving_things
         from mirage_nb.evaluation import evaluate_rooms
         from mirage_nb.models.vae import spatial_stride
         from mirage_nb.stitching import frame_encoder
@@ -81,11 +82,50 @@ def ablations(
             report, _ = evaluate_rooms(
                 pipe, _seeds(seeds), frames, memories, num_inference_steps=steps, batch=batch, progress=progress
             )
+        with _segments_bar() as progress:
+            moving = moving_things(pipe, _seeds(seeds), progress=progress)
         command, kept = shlex.join(["mirage-nb", *sys.argv[1:]]), ("settings", "methods", "parts")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "ablations.json", {"command": command} | {k: report[k] for k in kept})
+        write_json(out / "ablations.json", {"command": command} | {k: report[k] for k in kept} | {"moving": moving})
         _print_table(report)
         typer.echo(f"see {out / 'ablations.json'}")
+
+
+@app.command()
+def recording(
+    folder: Annotated[Path, typer.Argument(help="An RGB-D recording in the layout of 7-Scenes.")],
+    out: Out,
+    frames: Annotated[int, typer.Option(help="How many frames of it, from the first.")] = 49,
+    memory: Annotated[str, typer.Option(help="Memories; the first says what is remembered.")] = "latent,none",
+    own_depth: Annotated[bool, typer.Option(help="Estimate the depth of all frames but the first.")] = False,
+    noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4,
+    steps: Steps = 2,
+    model: Model = None,
+) -> None:
+    """Walk the path of a real recording from its first frame, and compare with what was recorded."""
+    with one_line():
+        from mirage_nb.baselines import MEMORIES
+        from mirage_nb.checks import one_of
+        from mirage_nb.evaluation import evaluate_recording
+        from mirage_nb.video import contact_sheet, write_png
+        from mirage_nb.worlds.real import read_rgbd
+
+        names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
+        clip, pipe = read_rgbd(folder, frames=slice(frames)), load_pipeline(model)
+        if len(clip.frames) < frames:
+            raise ValueError(f"frames: {folder} has {len(clip.frames)}, and {frames} are wanted")
+        with _segments_bar() as progress:
+            report, videos = evaluate_recording(
+                pipe, clip, names, seeds=range(noises), num_inference_steps=steps, given_depth=not own_depth,
+                progress=progress,
+            )  # fmt: skip
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "report.json", {"command": shlex.join(["mirage-nb", *sys.argv[1:]])} | report)
+        write_png(out / "contact.png", contact_sheet(videos, title=f"{folder.name}, {frames} frames"))
+        for name, row in report["methods"].items():
+            words = (f"{k.replace('_', ' ')} {v['mean']:.2f} ± {v['ci95']:.2f} dB" for k, v in row.items())
+            typer.echo(f"{name}: " + ", ".join(words))
+        typer.echo(f"remembered: {report['remembered']:.0%} of the pixels; see {out / 'report.json'} and contact.png")
 
 
 @app.command()

@@ -98,3 +98,19 @@ def test_the_whole_evaluation_gives_every_figure_to_every_method():
     assert report["methods"]["none"]["bytes"]["mean"] == 0 < report["methods"]["latent"]["bytes"]["mean"]
     assert torch.equal(videos[900_000]["truth"][0], videos[900_000]["latent"][0]), "the first frame is the given one"
     assert set(ev.best_median_worst(report, "latent").values()) <= {900_000, 900_001}
+
+
+def test_a_recording_is_compared_where_the_first_memory_remembers():
+    clip = ev.there_and_back_room(900003, 5)
+    pipe = MiragePipeline(**build_micro())
+    report, videos = ev.evaluate_recording(pipe, clip, seeds=(0, 1), num_inference_steps=1)
+    assert list(videos) == ["recorded", "latent", "none"] and torch.equal(videos["recorded"], clip.frames)
+    assert 0.3 < report["remembered"] < 1
+    truth = clip.frames[1:]
+    for name in ("latent", "none"):
+        row = report["methods"][name]
+        assert row["psnr_remembered"]["mean"] != row["psnr_to_truth"]["mean"] and row["psnr_to_truth"]["ci95"] > 0
+    two = [ev.evaluate_recording(pipe, clip, ("none",), seeds=(s,), num_inference_steps=1) for s in (0, 1)]
+    each = [ev.psnr(videos["none"][1:], truth).mean().item() for _, videos in two]
+    assert report["methods"]["none"]["psnr_to_truth"]["mean"] == pytest.approx(sum(each) / 2, abs=1e-4)
+    assert math.isnan(two[0][0]["methods"]["none"]["psnr_remembered"]["mean"]), "nothing remembers"

@@ -18,7 +18,7 @@ from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
 from mirage_nb.training.memory import MemoryLoss
-from mirage_nb.training.stages import train_transformer
+from mirage_nb.training.stages import PAPER_RANK, train_transformer
 
 RAYS = 6  # the last channels of the control input
 
@@ -41,13 +41,20 @@ def branch_from_backbone(model: nn.Module) -> None:
 
 
 def train_variants(
-    data: EncodedWalks, folder: Path, steps: int, lr: float = 6e-4, seed: int = 0, compile: bool = True
+    data: EncodedWalks,
+    folder: Path,
+    steps: int,
+    lr: float = 6e-4,
+    rank: int = PAPER_RANK,
+    seed: int = 0,
+    compile: bool = True,
 ) -> dict[str, Path]:
     """Train every variant for `steps` steps in all; returns their folders, by name. What is there is not done again.
 
     Args:
         data: walks encoded by the bundled VAE, none of a held-out room.
         folder: gets a folder a variant.
+        rank: of the LoRA of the staged variants.
         compile: compile the blocks of what is trained whole.
     """
 
@@ -60,14 +67,14 @@ def train_variants(
             if compile:
                 for block in (*network.blocks, *network.vace_blocks):
                     block.compile()
-            loss = MemoryLoss(data, **options)
+            loss = MemoryLoss(data, length=network.config.segment_latent_frames, **options)
             fit(network, loss, steps=int(share * steps), folder=folder / name, lr=lr, ema=0.99, seed=seed)
             network.eval().save_pretrained(target)
         return target
 
     def staged(name: str, start: Path, stage: str, share: float) -> Path:
         target, options = folder / name, dict(steps=int(share * steps), stage=stage, lr=lr, ema=0.99, seed=seed)
-        options |= dict(references=0, preceding=0)
+        options |= dict(rank=rank, references=0, preceding=0)
         if not (target / "transformer").exists():
             train_transformer("memory", start, data, target, **options)
         return target / "transformer"
