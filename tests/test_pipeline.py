@@ -16,25 +16,6 @@ from mirage_nb.trajectories import camera_path
 SIZE = (32, 48)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["stride1", "stride4"])
-def temporal(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pipe(temporal):
-    pipe = MiragePipeline(**build_micro(temporal=temporal))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture(scope="module")
-def single():
-    pipe = MiragePipeline(**build_micro())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def image() -> torch.Tensor:
     return torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
 

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mirage_nb import LatentGrid, MiragePipeline
+from mirage_nb import LatentGrid
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.formats.trajectory_writers import WRITERS
-from mirage_nb.models.presets import build_micro
 from mirage_nb.widgets import (
     PathEditor,
     Walk,
@@ -28,21 +27,6 @@ from mirage_nb.widgets.walk import KEYS
 from mirage_nb.worlds.rooms import Room
 from tests.scenes import camera, pose
 from tests.widget_tools import SIZE, image, is_shown, rows_of, same, scene
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["stride1", "stride4"])
-def pipe(request):
-    pipe = MiragePipeline(**build_micro(temporal=request.param))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture(scope="module")
-def single():
-    pipe = MiragePipeline(**build_micro())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
 
 # -------------------------------------------------------------------------------------------------------------- walk
 
