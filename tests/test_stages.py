@@ -109,6 +109,9 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_stages import train
 train(Path({home!r}), Path(sys.argv[1]), lr=1e-3)
+from accelerate import PartialState
+state = PartialState()
+(Path(sys.argv[1]) / f"process{{state.process_index}}").write_text(str(state.num_processes))
 """
 
 
@@ -117,10 +120,12 @@ def test_two_processes_take_the_step_of_one(home, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(tests=str(ROOT / "tests"), home=str(home)))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    options = "--cpu --num_machines 1 --num_processes 2 --main_process_port 0 --mixed_precision no --dynamo_backend no"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), str(script), str(tmp_path / "2")]
+    # Without a GPU `accelerate launch` starts one process, however many it is asked for; torchrun starts them all.
+    options = "--standalone --nproc_per_node 2"
+    launch = [sys.executable, "-m", "torch.distributed.run", *options.split(), str(script), str(tmp_path / "2")]
     done = subprocess.run(launch, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert [(tmp_path / "2" / f"process{i}").read_text() for i in (0, 1)] == ["2", "2"]
     one, two = (load_file(tmp_path / n / "checkpoint.safetensors") for n in "12")
     start = load_file(home / "start" / "diffusion_pytorch_model.safetensors")
     moved = difference = 0.0

@@ -84,6 +84,14 @@ def read_colmap(path: Path) -> tuple[Tensor, Tensor, tuple[int, int]]:
     return c2w, intrinsics, sizes.pop() if sizes else (1, 1)
 
 
+def picture_names(path: Path) -> list[str]:
+    """The names of a model's pictures, in the order of `read_colmap`'s poses."""
+    folder = find_model(path)
+    binary = (folder / "cameras.bin").is_file()
+    images = _images_bin(folder / "images.bin") if binary else _images_txt(folder / "images.txt")
+    return sorted(image.name for image in images)
+
+
 def _intrinsics(lens: ColmapCamera) -> tuple[list[float], bool]:
     p = lens.parameters
     if lens.model in _ONE_FOCAL:

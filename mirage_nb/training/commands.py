@@ -46,20 +46,46 @@ def tiny(
 def data(
     folder: Annotated[Path, typer.Option(help="Gets the walks, in shards; those that are there stay.")],
     rooms: Annotated[int, typer.Option(help="Render the rooms 0 to ROOMS - 1.")] = 0,
-    recordings: Annotated[list[Path], typer.Option(help="RGB-D folders in the layout of 7-Scenes.")] = [],  # noqa: B006
+    recordings: Annotated[
+        list[Path], typer.Option(help="RGB-D in the layout of 7-Scenes, or video with poses, by folder or file.")
+    ] = [],  # noqa: B006
     frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
+    depth_model: Annotated[
+        str | None, typer.Option(help="A metric depth model of transformers for video, else the bundled one.")
+    ] = None,
 ) -> None:
     """Write walks to learn from: through procedural rooms, or cut from recordings."""
     with one_line():
-        from mirage_nb.training.data import import_recordings
+        from tqdm.auto import tqdm
+
+        from mirage_nb.training.data import has_depth, import_recordings
         from mirage_nb.training.tiny import render_rooms
 
         if not rooms and not recordings:
             raise ValueError("rooms: nothing to write; give --rooms 960 or --recordings FOLDER")
+        depth = None
+        if not all(map(has_depth, recordings)):
+            depth = _depth_for_video(depth_model)
         if rooms:
             render_rooms(folder, rooms, 0, "rooms", frames)
-        for source, outcome in import_recordings(recordings, folder, frames).items():
-            typer.echo(f"{source}: {outcome}")
+        if recordings:
+            with tqdm(total=len(recordings), desc="recordings") as bar:
+                report = import_recordings(
+                    recordings, folder, frames, depth_model=depth, progress=lambda done: bar.update(done - bar.n)
+                )
+            for source, outcome in report.items():
+                typer.echo(f"{source}: {outcome}")
+
+
+def _depth_for_video(name: str | None):
+    """A metric depth model, where this process computes."""
+    from mirage_nb.models.photo_depth import TransformersDepth
+    from mirage_nb.training.data import processes
+
+    model = TransformersDepth.from_transformers(name) if name else load_pipeline(None).depth_estimator
+    if getattr(model, "relative", False):
+        raise ValueError(f"depth_model: expected one that predicts metres, {name} predicts inverse depth")
+    return model.to(processes().device)
 
 
 @app.command()

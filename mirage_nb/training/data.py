@@ -1,17 +1,19 @@
 """Training data: walks through procedural rooms, or parts of recordings, once into safetensors shards.
 
-A shard holds a few rooms, one walk of T frames each, with exact depth, masks and cameras. Shards are written aside and
-renamed, so an interrupted run goes on with the first one that is missing.
+A shard holds a few rooms, one walk of T frames each, with depth, masks and cameras; or the walks of one recording.
+Shards are written aside and renamed, so an interrupted run goes on with the first one that is missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +25,11 @@ from mirage_nb.worlds.rooms import Room
 
 ROOMS_PER_SHARD = 16
 HELD_OUT = 900_000  # seeds from here on are never trained on
+
+
+def processes() -> PartialState:
+    """The processes that share the work. Without a GPU accelerate must be told so, or each takes itself to be alone."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def as_walk(clip: Clip) -> dict[str, Tensor]:
@@ -42,7 +49,7 @@ def as_walk(clip: Clip) -> dict[str, Tensor]:
 def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, progress=None) -> None:
     """Render the rooms `first_seed ... first_seed + rooms - 1` into shards in `folder`, leaving out what is there.
 
-    Under `accelerate launch` with several processes, each takes its share of the shards.
+    Of several processes (`accelerate launch`, `torchrun`), each takes its share of the shards.
 
     Args:
         progress: called with the number of rooms after each shard.
@@ -54,7 +61,7 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
         raise ValueError(f"rooms: seeds from {HELD_OUT} on are held out, {first_seed} + {rooms} reaches them")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = PartialState()
+    state = processes()
     for index, first in enumerate(range(first_seed, first_seed + rooms, ROOMS_PER_SHARD)):
         path = folder / f"walks-{first:07d}.safetensors"
         if index % state.num_processes == state.process_index and not path.exists():
@@ -71,41 +78,96 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
     state.wait_for_everyone()
 
 
-def import_recordings(
-    sources: Sequence[str | Path], folder: str | Path, num_frames: int = 25, size: tuple[int, int] = (128, 128)
-) -> dict[str, str]:
-    """Cut RGB-D recordings in the layout of 7-Scenes (`read_rgbd`) into walks of T frames, a shard a recording.
+def has_depth(source: str | Path) -> bool:
+    """Whether a recording is in the layout of 7-Scenes with depth; what isn't is taken for posed video."""
+    return any(Path(source).glob("*.depth.png")) and any(Path(source).glob("*.pose.txt"))
 
-    Frames whose depth is unknown almost everywhere split a recording. What does not fit is left out.
+
+def import_recordings(
+    sources: Sequence[str | Path],
+    folder: str | Path,
+    num_frames: int = 25,
+    size: tuple[int, int] = (128, 128),
+    depth_model=None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, str]:
+    """Cut recordings into walks of T frames, a shard a recording, leaving alone the shards that are there.
+
+    A recording is RGB-D in the layout of 7-Scenes (`read_rgbd`), or posed video (`read_posed_video`), whose depth is
+    estimated and whose poses are brought to it (`with_estimated_depth`). Frames whose depth is unknown almost
+    everywhere split a recording. What does not fit is left out. Of several processes (`accelerate launch`, `torchrun`),
+    each takes its share of the recordings.
+
+    Args:
+        depth_model: a metric one, for video; see `with_estimated_depth`.
+        progress: called with the number of recordings after each.
 
     Returns:
-        What became of each source: "3 walks", or why there are none.
+        What became of each source: "3 walks", or why there are none. All processes get the whole.
     """
+    folder, state, report = Path(folder), processes(), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = list(dict.fromkeys(map(str, sources)))
+    for index, source in enumerate(sources):
+        if index % state.num_processes == state.process_index:
+            # Named after the place, so that another list of sources finds it again.
+            place = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]
+            path = folder / f"walks-r{place}.safetensors"
+            try:
+                if path.exists():
+                    with safe_open(path, "pt") as file:
+                        count, length = file.get_slice("c2w").get_shape()[:2]
+                    if length != num_frames:
+                        raise ValueError(f"{path} holds walks of {length} frames already, not of {num_frames}")
+                    report[source] = f"{count} walks, there already"
+                else:
+                    walks, note = _recorded_walks(source, num_frames, size, depth_model)
+                    _write_shard(path, walks)
+                    report[source] = f"{len(walks)} walks{note}"
+            except (ValueError, OSError) as error:
+                report[source] = f"left out: {error}"
+        if progress:
+            progress(index + 1)
+    whole = {source: told for source, told in gather_object(list(report.items()))}
+    return {source: whole[source] for source in sources}
+
+
+def _recorded_walks(source: str, num_frames: int, size, depth_model) -> tuple[list[dict[str, Tensor]], str]:
+    """The walks of a recording, and what to note of them.
+
+    Raises:
+        ValueError, OSError: why there are none.
+    """
+    from mirage_nb.worlds.pose_scale import with_estimated_depth
+    from mirage_nb.worlds.posed_video import read_posed_video
     from mirage_nb.worlds.real import read_rgbd
 
-    folder, report = Path(folder), {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, source in enumerate(sources):
-        try:
-            clip = read_rgbd(source, size)
-        except (ValueError, FileNotFoundError) as error:
-            report[str(source)] = f"left out: {error}"
-            continue
-        useful = (clip.depth > 0).float().mean((1, 2)) > 0.3
-        walks, first = [], 0
-        while first + num_frames <= len(clip.frames):
-            if useful[first : first + num_frames].all():
-                part = slice(first, first + num_frames)
-                walks.append(as_walk(Clip(clip.frames[part], clip.depth[part], clip.cameras[part])))
-                first += num_frames
-            else:
-                first += 1
-        if walks:
-            _write_shard(folder / f"walks-r{number:06d}.safetensors", walks)
-            report[str(source)] = f"{len(walks)} walks"
+    note = ""
+    if has_depth(source):
+        clip = read_rgbd(source, size)
+    else:
+        frames, cameras = read_posed_video(source, size)
+        if len(frames) < num_frames:
+            raise ValueError(f"{source}: expected {num_frames} frames at least, got {len(frames)}")
+        if depth_model is None:
+            raise ValueError(f"{source}: it has no depth, and there is no depth_model to estimate it")
+        clip, scale = with_estimated_depth(frames, cameras, depth_model)
+        note = f", {scale}"
+    lens = clip.cameras.intrinsics
+    if ((lens / lens[0] - 1).abs() > 0.01).any():  # a walk has one
+        raise ValueError(f"{source}: expected one lens for all frames, the focal length or principal point changes")
+    useful = (clip.depth > 0).float().mean((1, 2)) > 0.3
+    walks, first = [], 0
+    while first + num_frames <= len(clip.frames):
+        if useful[first : first + num_frames].all():
+            part = slice(first, first + num_frames)
+            walks.append(as_walk(Clip(clip.frames[part], clip.depth[part], clip.cameras[part])))
+            first += num_frames
         else:
-            report[str(source)] = f"left out: no {num_frames} frames in a row with known depth, of {len(clip.frames)}"
-    return report
+            first += 1
+    if not walks:
+        raise ValueError(f"no {num_frames} frames in a row with known depth, of {len(clip.frames)}")
+    return walks, note
 
 
 def _write_shard(path: Path, walks: list[dict[str, Tensor]]) -> None:

@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.masking import writable
 from mirage_nb.models.vae import encode, spatial_stride
-from mirage_nb.training.data import Walks
+from mirage_nb.training.data import Walks, processes
 
 
 @dataclass
@@ -95,13 +94,13 @@ def encode_walks(
 ) -> None:
     """Encode each shard of walks into one of latents, leaving out what is there: an interrupted run goes on.
 
-    Under `accelerate launch` with several processes, each takes its share of the shards.
+    Of several processes (`accelerate launch`, `torchrun`), each takes its share of the shards.
 
     Args:
         walks: folder of `walks-*.safetensors`. folder: gets `encoded-*.safetensors`.
         progress: called with the shards done and those in all.
     """
-    folder, state = Path(folder), PartialState()
+    folder, state = Path(folder), processes()
     folder.mkdir(parents=True, exist_ok=True)
     shards = sorted(Path(walks).glob("walks-*.safetensors"))
     for index, shard in enumerate(shards):

@@ -2,7 +2,8 @@
 
 Every batch and every noise is drawn from a generator seeded by (seed, step). So a run that was killed and resumed sees
 what an uninterrupted one would have seen, and no generator state need be saved. Of several processes (`accelerate
-launch`), each draws the whole batch and computes its part: together they take the step that one alone would take.
+launch`; on processors `torchrun`), each draws the whole batch and computes its part: together they take the step that
+one alone would take.
 """
 
 from __future__ import annotations

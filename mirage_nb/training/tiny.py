@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mirage_nb.training.data import HELD_OUT, Walks, write_walks
+from mirage_nb.training.data import HELD_OUT, Walks, processes, write_walks
 from mirage_nb.training.loop import fit
 
 
@@ -20,15 +20,16 @@ from mirage_nb.training.loop import fit
 class Schedule:
     """Rooms and steps of the bundled model's training; `quick` is a dry run of every stage in a minute or two."""
 
-    rooms: int = 960
-    vae: int = 7000
-    polish: int = 12000
-    depth: int = 5000
-    memory: int = 12000
+    rooms: int = 528
+    vae: int = 6000
+    polish: int = 9000
+    depth: int = 2600
+    memory: int = 5000
+    context: int = 2500
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(rooms=4, vae=2, polish=2, depth=2, memory=2)
+        return Schedule(rooms=4, vae=2, polish=2, depth=2, memory=2, context=2)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -68,28 +69,25 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     if compile:
         for block in (*transformer.blocks, *transformer.vace_blocks):
             block.compile()
-    fit(
-        transformer,
-        MemoryLoss(encoded),
-        steps=schedule.memory,
-        folder=folder / "memory",
-        lr=6e-4,
-        ema=0.999,
-        warmup=200,
-        seed=seed,
-    )
-    transformer.eval()
-    pipe = MiragePipeline(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
-    return _save(pipe, folder / "mirage-tiny")
+    common = dict(steps=schedule.memory, ema=0.999, warmup=200, seed=seed)
+    fit(transformer, MemoryLoss(encoded), folder=folder / "memory", lr=6e-4, **common)
+    # Last with past frames beside the segment; earlier they would only make every step longer.
+    common = dict(steps=schedule.context, ema=0.998, seed=seed + 1)
+    fit(transformer, MemoryLoss(encoded, references=4, preceding=2), folder=folder / "context", lr=2e-4, **common)
+    parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
+    target = folder / "mirage-tiny"
+    if processes().is_main_process:
+        _save(MiragePipeline(references=4, **parts), target)
+    processes().wait_for_everyone()
+    return target
 
 
-def _save(pipe, target: Path) -> Path:
+def _save(pipe, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     pipe.to(torch.bfloat16).save_pretrained(partial, safe_serialization=True)
     if target.exists():
         target.rename(target.with_name(f"{target.name}.before-{os.getpid()}"))
     os.replace(partial, target)
-    return target
 
 
 def render_rooms(folder: Path, rooms: int, first: int, what: str, num_frames: int = 25) -> None:
