@@ -129,7 +129,7 @@ def rollout(
         past: latents (B, C, n, h, w) and depth (B, n, H, W) of all latent frames of the `done` segments.
         references, preceding: how many clean past latent frames the generator is shown beside the memory, at most: such
             as overlap with the segment's voxels, and the last ones before it (paper: 4 and 2). For models that were
-            trained with them; the bundled one was not.
+            trained with them; the bundled one was, and is best with 4 and 0.
         overlap: show the generator the last frame of the segment before, clean, as the first of the next one. Without
             it (to see what it is worth) that frame is made again, and thrown away.
         device: where to compute; by default where the transformer is.
