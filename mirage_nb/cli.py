@@ -62,6 +62,14 @@ def generate(
     branch: Annotated[Path | None, typer.Option(help="Weights of Wan's memory branch (.safetensors).")] = None,
     lora: Annotated[Path | None, typer.Option(help="A LoRA for Wan (.safetensors).")] = None,
     depth_model: Annotated[str | None, typer.Option(help="A depth model of transformers, by name or folder.")] = None,
+    segmentation: Annotated[
+        str | None,
+        typer.Option(help="A segmentation model of transformers; what moves, and sky, is not kept."),
+    ] = None,
+    masked: Annotated[
+        str | None,
+        typer.Option(help="What it masks, separated by commas; by default person, car, sky ..."),
+    ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the video; by default the model's.")] = None,
     fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
     export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
@@ -72,13 +80,13 @@ def generate(
         from mirage_nb.checks import one_of
         from mirage_nb.formats.exports import FORMATS, export_run
         from mirage_nb.inputs import read_input
-        from mirage_nb.model_choice import choose_model, load_model
+        from mirage_nb.model_choice import choose_masks, choose_model, load_model
         from mirage_nb.models.text import check_guidance
         from mirage_nb.segments import plan_segments
 
         check_guidance(guidance)  # all that can be checked before a large model is loaded
         formats = tuple(one_of("export", name.strip(), FORMATS) for name in export.split(",")) if export else ()
-        choice = choose_model(model, size)
+        choice, mask_estimator = choose_model(model, size), choose_masks(segmentation, masked)
         scene = read_input(
             source, frames=choice.new_frames * segments + 1 if segments else frames, path=path, action=action,
             trajectory=trajectory, given_depth=given_depth, size=choice.size, fov=fov,
@@ -88,6 +96,9 @@ def generate(
         if scene.note:
             typer.echo(f"note: {scene.note}")
         pipe, where = load_model(choice, branch, lora, depth_model)
+        if mask_estimator is not None:
+            mask_estimator.model.to(pipe._execution_device)
+            pipe.mask_estimator = mask_estimator
         if where != "the CPU" or choice.wan:
             typer.echo(f"running on {where}")
         result = pipe(

@@ -82,6 +82,32 @@ def _size(text: str | None, multiple: int) -> tuple[int, int] | None:
     return height, width
 
 
+def choose_masks(name: str | None, classes: str | None = None):
+    """The `mask_estimator` by its name and the classes that it is to mask; None without a name.
+
+    Args:
+        name: of a segmentation model of `transformers`, on the hub or a folder.
+        classes: separated by commas, those of the sky among them; by default the usual ones that it knows.
+
+    Raises:
+        FileNotFoundError, ValueError: see `TransformersSegmentation.from_transformers`; or classes without a model.
+    """
+    if name is None:
+        if classes is not None:
+            raise ValueError("masked: classes need a model that knows them, --segmentation NAME")
+        return None
+    from mirage_nb.models.segmentation import SKY, TransformersSegmentation
+
+    if classes is None:
+        return TransformersSegmentation.from_transformers(name)
+    named = [word.strip() for word in classes.split(",") if word.strip()]
+    if not named:
+        raise ValueError(f"masked: no class in {classes!r}; name some, as person,sky")
+    sky = [word for word in named if word.lower() in SKY]
+    moving = [word for word in named if word.lower() not in SKY]
+    return TransformersSegmentation.from_transformers(name, moving, sky)
+
+
 def load_model(choice: Choice, branch: Path | None = None, lora: Path | None = None, depth_model: str | None = None):
     """The pipeline, where it runs best, and a sentence that says where.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -109,6 +111,35 @@ def test_the_pipeline_writes_nothing_that_its_estimator_names():
     assert not seen[:, :3].any() and not seen[0].any() and seen[1:, 3:].all()
     pipe.mask_estimator = None
     assert len(pipe(image, c2w=c2w, depth=depth, seed=0, output_type="uint8").memory) > len(out.memory)
+
+
+def test_the_command_line_masks_by_class(tmp_path):
+    from typer.testing import CliRunner
+
+    from mirage_nb.cli import app
+
+    network = semantic()
+    network.decode_head.classifier.bias.data[2] += 100.0  # whatever it looks at is a person
+    network.save_pretrained(tmp_path / "persons")
+    MiragePipeline(**build_micro()).save_pretrained(tmp_path / "model")
+    options = ("--frames", "5", "--steps", "1", "--model", str(tmp_path / "model"))
+
+    def tokens(*more: str) -> int:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        result = CliRunner().invoke(app, ["generate", "room:900005", *options, "--out", str(out), *more])
+        assert result.exit_code == 0, result.output
+        return json.loads((out / "report.json").read_text())["memory"]["tokens"]
+
+    named = ("--segmentation", str(tmp_path / "persons"))
+    assert tokens(*named) == 0 < tokens(*named, "--masked", "car, sky")
+    for more, message in (
+        (("--masked", "sky"), "masked: classes need a model"),
+        ((*named, "--masked", "persn"), "knows no class 'persn'"),
+        ((*named, "--masked", ","), "masked: no class"),
+        (("--segmentation", str(tmp_path / "none")), "mask_estimator: can't load"),
+    ):
+        result = CliRunner().invoke(app, ["generate", "room:900005", *options, "--out", str(tmp_path / "x"), *more])
+        assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output, result.output
 
 
 def _cameras(c2w):
