@@ -200,11 +200,11 @@ class MiragePipeline(DiffusionPipeline):
         seed = draw_seed(generator) if generator is not None else seed
         text.check_prompt(self, prompt, negative_prompt, guidance_scale)
 
-        run = None
+        run, masks = None, [getattr(self.mask_estimator, key, None) for key in ("name", "moving", "sky")]
         if output_dir is not None:
             inputs = {
                 "image": digest(image), "c2w": digest(cameras.c2w), "intrinsics": digest(cameras.intrinsics),
-                "depth": digest(depth), "moving": digest(moving, getattr(self.mask_estimator, "name", None)),
+                "depth": digest(depth), "moving": digest(moving, *masks),
                 "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "memory": digest(type(memory).__name__, getattr(memory, "policy", None), memory.frames, len(memory)),
                 "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),

@@ -132,6 +132,9 @@ def test_the_command_line_masks_by_class(tmp_path):
 
     named = ("--segmentation", str(tmp_path / "persons"))
     assert tokens(*named) == 0 < tokens(*named, "--masked", "car, sky")
+    again = ["generate", "room:900005", *options, "--out", str(tmp_path / "again"), *named, "--masked"]
+    codes = [CliRunner().invoke(app, [*again, classes]).exit_code for classes in ("person", "car", "person")]
+    assert codes == [0, 2, 0], "a run with other classes is another run, which this folder does not hold"
     for more, message in (
         (("--masked", "sky"), "masked: classes need a model"),
         ((*named, "--masked", "persn"), "knows no class 'persn'"),

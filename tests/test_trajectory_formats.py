@@ -48,7 +48,7 @@ def colmap_binary(folder: Path) -> Path:
 
 
 def geometry(folder: Path) -> Path:
-    k = [[50, 0, 50], [0, 90, 60], [0, 0, 1]]
+    k = [[50, 0, 49.5], [0, 90, 59.5], [0, 0, 1]]  # pixel centres at integers
     depth = np.full((2, 100, 100), 1.5, np.float32)
     np.savez(folder / "geometry.npz", camera_poses=np.stack([KNOWN] * 2), intrinsics=np.array([k] * 2), depth_z=depth)
     return folder / "geometry.npz"
@@ -70,6 +70,56 @@ def test_the_known_camera(write, tmp_path):
 
 def test_a_geometry_archive_brings_its_depth(tmp_path):
     assert read_geometry(geometry(tmp_path)).depth.shape == (2, 100, 100)
+
+
+def official_geometry(folder: Path, scale: float = 1.0, **changes) -> Path:
+    """As the paper's released code saves it: compressed, with the frames, and empty arrays where there is nothing."""
+    poses = np.stack([KNOWN.numpy()] * 3).astype(np.float32)
+    poses[2, :3, :3] *= scale  # a later part of the video, aligned by a similarity
+    arrays = dict(
+        frames=np.zeros((3, 28, 42, 3), np.uint8), depths=np.full((3, 28, 42), 1.5, np.float32),
+        intrinsics=np.array([[[40, 0, 20], [0, 38, 15], [0, 0, 1]]] * 3, np.float32), poses_c2w=poses,
+        masks=np.array([]), frame_indices=np.arange(3, dtype=np.int32), original_size=np.array((704, 1280)),
+        processed_size=np.array((28, 42)),
+    )  # fmt: skip
+    np.savez_compressed(folder / "geometry.npz", **arrays | changes)
+    return folder / "geometry.npz"
+
+
+def test_the_official_geometry(tmp_path):
+    c2w, intrinsics = load_trajectory(official_geometry(tmp_path), size=(56, 84))
+    torch.testing.assert_close(c2w, KNOWN.expand(3, 4, 4).float(), atol=1e-6, rtol=0)
+    assert intrinsics[1].tolist() == [80, 76, 41, 31], "half a pixel of the file's, as its centres are integers"
+    mask = np.ones((3, 28, 42), bool)
+    mask[1, 5, 6] = False
+    depth = read_geometry(official_geometry(tmp_path, masks=mask)).depth
+    assert depth[1, 5, 6] == 0 and (depth == 1.5).sum() == depth.numel() - 1
+    with pytest.raises(ValueError, match="masks: expected"):
+        read_geometry(official_geometry(tmp_path, masks=mask[:2]))
+
+
+@pytest.mark.parametrize("scale", [0.8, 1.25])
+def test_a_scaled_pose_moves_no_point(scale, tmp_path):
+    """The similarity's scale goes into the depth: the pose is rigid, the points are where the file has them."""
+    path = official_geometry(tmp_path, scale)
+    geometry = read_geometry(path)
+    c2w, row, z = geometry.recorded.c2w[2], geometry.recorded.intrinsics[2], geometry.depth[2, 3, 4].double()
+    torch.testing.assert_close(load_trajectory(path)[0], KNOWN.expand(3, 4, 4).float(), atol=1e-5, rtol=0)
+    with np.load(path) as archive:
+        pose, k = torch.from_numpy(archive["poses_c2w"][2]).double(), archive["intrinsics"][2]
+    ray = torch.tensor([(4 - k[0, 2]) / k[0, 0], (3 - k[1, 2]) / k[1, 1], 1.0], dtype=torch.float64)
+    expected = pose[:3, :3] @ (1.5 * ray) + pose[:3, 3]
+    ours = torch.stack([(4.5 - row[2]) / row[0], (3.5 - row[3]) / row[1], torch.ones((), dtype=torch.float64)])
+    torch.testing.assert_close(c2w[:3, :3] @ (z * ours) + c2w[:3, 3], expected, atol=1e-5, rtol=0)
+
+
+def test_a_sheared_or_mirrored_pose_is_still_refused(tmp_path):
+    poses = np.stack([KNOWN.numpy()] * 3)
+    for entry in ((slice(None), 0), (slice(None), slice(0, 1))):
+        wrong = poses.copy()
+        wrong[1][:3, :3][entry] *= -1 if entry[1] == 0 else 1.3
+        with pytest.raises(ValueError, match="rigid"):
+            load_trajectory(official_geometry(tmp_path, poses_c2w=wrong))
 
 
 def test_blender_states_an_angle_of_view(tmp_path):

@@ -10,7 +10,7 @@
 | Blender (NeRF) | transforms_*.json | c2w, OpenGL axes | camera_angle_x, radians across; square pixels |
 | WorldScore | camera_data.json | c2w, OpenGL axes, `cameras_interp` | none (its focal length has no picture) |
 | COLMAP | a folder of cameras, images (.txt or .bin) | w2c, quaternion w first, OpenCV axes | pixels, centres as ours |
-| geometry | .npz, read without pickle | c2w (`camera_poses`) or w2c (`w2c`, `extrinsics`), OpenCV axes | 3x3, pixels |
+| geometry | .npz, no pickle | c2w (`poses_c2w`) or w2c (`w2c`), OpenCV axes | 3x3, pixel centres at integers |
 
 7-Scenes and TUM are metric; the others have whatever unit their makers left. A list of matrices alone cannot tell
 c2w from w2c (the inverse of an orbit to the left is a fine orbit to the right), so the format decides;

@@ -121,15 +121,19 @@ class Geometry(NamedTuple):
     depth: Tensor | None
 
 
-# What arrays are called in the archives that reconstruction code writes (MapAnything's names first).
+# What arrays are called in the archives that reconstruction code writes: MapAnything's names first; the paper's
+# released code has poses_c2w, intrinsics, depths and masks (true where the depth counts, empty if there are none).
 _C2W, _W2C = ("camera_poses", "c2w", "cam2world", "poses_c2w"), ("w2c", "extrinsics", "extrinsic", "poses_w2c")
-_K, _DEPTH = ("intrinsics", "intrinsic", "K"), ("depth_z", "depth", "depths")
+_K, _DEPTH, _MASK = ("intrinsics", "intrinsic", "K"), ("depth_z", "depth", "depths"), ("masks",)
 
 
 def read_geometry(path: str | Path) -> Geometry:
-    """An `.npz` of poses (c2w, or w2c by their name, OpenCV axes), 3x3 intrinsics in pixels and, perhaps, z-depth.
+    """An `.npz` of poses (c2w, or w2c by their name, OpenCV axes), 3x3 intrinsics and, perhaps, z-depth.
 
-    Nothing pickled is ever loaded.
+    MapAnything, and the paper's released code with it, count pixel centres as integers: intrinsics in pixels are moved
+    to ours. That code reconstructs a long video in parts and aligns them by similarities, so the c2w of later frames
+    may be scaled. Such a scale goes into the frame's depth, which leaves every point where it was. Depth that a mask
+    rules out is 0, unknown. Nothing pickled is ever loaded.
 
     Raises:
         ValueError: no archive, pickled objects, no poses, or shapes that do not fit.
@@ -144,7 +148,7 @@ def read_geometry(path: str | Path) -> Geometry:
                 return None if name is None else archive[name]
 
             poses, inverted = first(_C2W), first(_W2C)
-            k, depth = first(_K), first(_DEPTH)
+            k, depth, mask = first(_K), first(_DEPTH), first(_MASK)
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
         if "allow_pickle" in str(error):
             raise ValueError("it holds pickled objects, which run code when they are read; save plain arrays") from None
@@ -152,6 +156,11 @@ def read_geometry(path: str | Path) -> Geometry:
     if poses is None and inverted is None:
         raise ValueError(f"it holds none of {', '.join(_C2W + _W2C)}, but {', '.join(names) or 'nothing'}")
     c2w = _matrices("poses", poses) if poses is not None else inverse(_matrices("w2c", inverted)[:, :3])
+    scale = torch.linalg.det(c2w[:, :3, :3]).clamp(min=0) ** (1 / 3)
+    if poses is not None and ((scale - 1).abs() > 1e-4).any() and scale.isfinite().all() and (scale > 0).all():
+        c2w[:, :3, :3] /= scale[:, None, None]  # what is still not rigid is told by the caller
+    else:
+        scale = torch.ones(len(c2w))
     size = None
     if depth is not None:
         depth = torch.as_tensor(np.asarray(depth, dtype=np.float32))
@@ -159,6 +168,11 @@ def read_geometry(path: str | Path) -> Geometry:
         if depth.ndim != 3 or len(depth) != len(c2w):
             raise ValueError(f"depth: expected ({len(c2w)}, H, W), got {tuple(depth.shape)}")
         size = tuple(depth.shape[1:])
+        depth = depth * scale.to(depth.dtype)[:, None, None]
+        if mask is not None and mask.size:
+            if mask.shape != tuple(depth.shape):
+                raise ValueError(f"masks: expected {tuple(depth.shape)}, got {mask.shape}")
+            depth = torch.where(torch.as_tensor(mask.astype(bool)), depth, 0.0)
     if k is None:
         return Geometry(Recorded(c2w), depth)
     k = torch.as_tensor(np.asarray(k, dtype=np.float64))
@@ -168,4 +182,6 @@ def read_geometry(path: str | Path) -> Geometry:
     rows = torch.stack([k[:, 0, 0], k[:, 1, 1], k[:, 0, 2], k[:, 1, 2]], 1)
     if size is None and (rows[:, 2:] < 1).all():
         size = (1, 1)  # normalised
+    else:
+        rows[:, 2:] += 0.5
     return Geometry(Recorded(c2w, rows, size), depth)

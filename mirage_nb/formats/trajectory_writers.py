@@ -106,7 +106,8 @@ def _geometry(path: Path, cameras: Cameras) -> None:
 
     fx, fy, cx, cy = cameras.intrinsics.double().unbind(1)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    k = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], 1).reshape(-1, 3, 3)
+    # As in MapAnything, whose pixel centres are integers.
+    k = torch.stack([fx, zero, cx - 0.5, zero, fy, cy - 0.5, zero, zero, one], 1).reshape(-1, 3, 3)
     file = io.BytesIO()
     np.savez(file, camera_poses=cameras.c2w.numpy(), intrinsics=k.numpy())
     write_aside(path, file.getvalue())

@@ -87,6 +87,22 @@ class MirageBranchBlock(MirageBlock):
         return control, self.proj_out(control)
 
 
+class MirageRotaryPosEmbed(WanRotaryPosEmbed):
+    """Wan's rotary tables at free temporal positions. Read in its forward, where hooks (offloading to disk) find them."""
+
+    def forward(self, positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Rotary tables (1, T * h * w, 1, D) for frames at the given temporal positions."""
+        tables = []
+        for table in (self.freqs_cos, self.freqs_sin):
+            t, y, x = table.to(positions.device).split([self.t_dim, self.h_dim, self.w_dim], dim=1)
+            grid = (len(positions), height, width, -1)
+            t, y, x = t[positions][:, None, None], y[:height][None, :, None], x[:width][None, None]
+            tables.append(
+                torch.cat([t.expand(grid), y.expand(grid), x.expand(grid)], -1).flatten(0, 2)[None, :, None].float()
+            )
+        return tables[0], tables[1]
+
+
 class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """A Wan backbone and a branch that reads the memory.
 
@@ -136,7 +152,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             )
         dim = num_attention_heads * attention_head_dim
         block = (dim, ffn_dim, num_attention_heads, cross_attn_norm, eps, text_dim is not None)
-        self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
+        self.rope = MirageRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.condition_embedder = WanTimeTextImageEmbedding(dim, freq_dim, dim * 6, text_dim or 1)
         if text_dim is None:
@@ -151,18 +167,6 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             nn.init.zeros_(self.proj_out.weight)
             nn.init.zeros_(self.proj_out.bias)
         self.gradient_checkpointing = False
-
-    def _rotary(self, positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Rotary tables (1, T * h * w, 1, D) for frames at the given temporal positions."""
-        rope, tables = self.rope, []
-        for table in (rope.freqs_cos, rope.freqs_sin):
-            t, y, x = table.to(positions.device).split([rope.t_dim, rope.h_dim, rope.w_dim], dim=1)
-            grid = (len(positions), height, width, -1)
-            t, y, x = t[positions][:, None, None], y[:height][None, :, None], x[:width][None, None]
-            tables.append(
-                torch.cat([t.expand(grid), y.expand(grid), x.expand(grid)], -1).flatten(0, 2)[None, :, None].float()
-            )
-        return tables[0], tables[1]
 
     def forward(
         self,
@@ -193,7 +197,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         tokens = grid[1] * grid[2]
         if frame_positions is None:
             frame_positions = torch.arange(grid[0], device=hidden_states.device)
-        rotary = self._rotary(frame_positions, grid[1], grid[2])
+        rotary = self.rope(frame_positions, grid[1], grid[2])
         timestep = timestep[:, None].expand(-1, frames) if timestep.ndim == 1 else timestep
         temb, modulation, text = self._condition(timestep[:, ::p_t], encoder_hidden_states)
 
@@ -232,11 +236,14 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 + ("has no text input" if text is not None else "needs text embeddings")
             )
         frequencies = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
-        temb = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype))
-        modulation = embedder.time_proj(embedder.act_fn(temb).to(embedder.time_proj.weight.dtype)).unflatten(
-            -1, (6, -1)
-        )
+        temb = embedder.time_embedder(frequencies.to(self._input_dtype(embedder.time_embedder.linear_1)))
+        modulation = embedder.time_proj(embedder.act_fn(temb).to(self._input_dtype(embedder.time_proj)))
+        modulation = modulation.unflatten(-1, (6, -1))
         return temb, modulation, None if text is None else embedder.text_embedder(text.to(self.dtype))
+
+    def _input_dtype(self, layer: nn.Module) -> torch.dtype:
+        """What a linear layer is fed: its weight's type, unless that is a quantised layer's integers."""
+        return layer.weight.dtype if layer.weight.is_floating_point() else self.dtype
 
     def _run(self, block: nn.Module, *args) -> Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

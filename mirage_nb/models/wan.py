@@ -17,7 +17,12 @@ from torch import nn
 
 from mirage_nb import checks
 from mirage_nb.models.checkpoints import is_branch, load_branch, load_lora
-from mirage_nb.models.transformer import MirageBlock, MirageBranchBlock, MirageTransformer3DModel
+from mirage_nb.models.transformer import (
+    MirageBlock,
+    MirageBranchBlock,
+    MirageRotaryPosEmbed,
+    MirageTransformer3DModel,
+)
 
 WAN = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 FLOW_SHIFT = 5.0  # paper: the same; the hub's own scheduler says the same for 704 x 1280
@@ -46,8 +51,10 @@ def put_branch_on(
     with torch.device("meta"):
         model = cls(**config, vace_layers=layers, vace_in_channels=channels, memory_layout=memory_layout,
                     segment_latent_frames=segment_latent_frames)  # fmt: skip
-    for name in ("rope", "patch_embedding", "condition_embedder", "norm_out", "proj_out", "scale_shift_table"):
+    for name in ("patch_embedding", "condition_embedder", "norm_out", "proj_out", "scale_shift_table"):
         setattr(model, name, getattr(backbone, name))
+    model.rope = copy.copy(backbone.rope)
+    model.rope.__class__ = MirageRotaryPosEmbed
     model.blocks = nn.ModuleList(_as_class(copy.copy(block), MirageBlock) for block in backbone.blocks)
     weight = backbone.patch_embedding.weight
     here = dict(device=weight.device, dtype=weight.dtype)
@@ -56,7 +63,7 @@ def put_branch_on(
         dim, patch = weight.shape[0], tuple(config["patch_size"])
         model.vace_patch_embedding = nn.Conv3d(channels, dim, patch, patch, **here)
         nn.init.zeros_(model.vace_patch_embedding.bias)
-        blocks = [_as_class(copy.deepcopy(backbone.blocks[layer]), MirageBranchBlock) for layer in layers]
+        blocks = [_as_class(_copied(backbone.blocks[layer]), MirageBranchBlock) for layer in layers]
         for index, block in enumerate(blocks):
             block.proj_in = nn.Linear(dim, dim, **here) if index == 0 else None
             block.proj_out = nn.Linear(dim, dim, **here)
@@ -66,6 +73,18 @@ def put_branch_on(
     if getattr(backbone, "hf_quantizer", None) is not None:
         model.hf_quantizer = backbone.hf_quantizer
     return model.train(backbone.training)
+
+
+def _copied(block: nn.Module) -> nn.Module:
+    """A deep copy. Quantised weights of a kind that can't be copied (quanto's) are shared: nothing trains them."""
+    try:
+        return copy.deepcopy(block)
+    except RuntimeError:
+        return copy.deepcopy(block, {id(p): p for p in block.parameters() if not _is_plain(p)})
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    return type(parameter) is nn.Parameter and type(parameter.data) is torch.Tensor and parameter.is_floating_point()
 
 
 def _as_class(block: nn.Module, cls: type) -> nn.Module:
@@ -82,8 +101,9 @@ def make_branch_plain(model: MirageTransformer3DModel) -> None:
     """Give a quantised backbone's branch plain layers, empty, for trained weights that are about to be loaded."""
     with torch.device("meta"):
         plain = MirageTransformer3DModel.from_config(model.config).vace_blocks
-    if dict(plain.named_parameters()).keys() == dict(model.vace_blocks.named_parameters()).keys():
-        return  # it is plain
+    own = dict(model.vace_blocks.named_parameters())
+    if dict(plain.named_parameters()).keys() == own.keys() and all(map(_is_plain, own.values())):
+        return  # torchao and bitsandbytes keep the names, so the kinds are looked at, too
     weight = model.patch_embedding.weight
     plain = plain.to_empty(device=weight.device).to(weight.dtype)
     for name, parameter in plain.named_parameters():
