@@ -88,7 +88,7 @@ class MirageBranchBlock(MirageBlock):
 
 
 class MirageRotaryPosEmbed(WanRotaryPosEmbed):
-    """Wan's rotary tables at free temporal positions. Read in its forward, where hooks (offloading to disk) find them."""
+    """Wan's rotary tables at free temporal positions, read in its own forward, where offloading hooks find them."""
 
     def forward(self, positions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Rotary tables (1, T * h * w, 1, D) for frames at the given temporal positions."""
