@@ -95,7 +95,7 @@ def generate(
         plan_segments(len(scene.cameras), choice.new_frames, choice.stride)
         if scene.note:
             typer.echo(f"note: {scene.note}")
-        pipe, where = load_model(choice, branch, lora, depth_model)
+        pipe, where = load_model(choice, branch, lora, depth_model, scene.depth is not None)
         if mask_estimator is not None:
             mask_estimator.model.to(pipe._execution_device)
             pipe.mask_estimator = mask_estimator

@@ -108,12 +108,19 @@ def choose_masks(name: str | None, classes: str | None = None):
     return TransformersSegmentation.from_transformers(name, moving, sky)
 
 
-def load_model(choice: Choice, branch: Path | None = None, lora: Path | None = None, depth_model: str | None = None):
+def load_model(
+    choice: Choice,
+    branch: Path | None = None,
+    lora: Path | None = None,
+    depth_model: str | None = None,
+    scale_known: bool = True,
+):
     """The pipeline, where it runs best, and a sentence that says where.
 
     Args:
         branch, lora: see `MiragePipeline.from_wan`.
         depth_model: a depth model of `transformers` by name; for Wan, Depth Anything V2 by default.
+        scale_known: whether the first frame's depth is given, which a relative depth model needs.
 
     Raises:
         FileNotFoundError, ValueError: see `MiragePipeline.from_wan`.
@@ -124,6 +131,7 @@ def load_model(choice: Choice, branch: Path | None = None, lora: Path | None = N
     from mirage_nb.models.photo_depth import TransformersDepth
     from mirage_nb.models.wan import place
     from mirage_nb.pipeline import MiragePipeline
+    from mirage_nb.stitching import NO_SCALE
 
     for quiet in (logging, transformers_logging):
         quiet.set_verbosity_error()
@@ -133,6 +141,8 @@ def load_model(choice: Choice, branch: Path | None = None, lora: Path | None = N
     estimator = None
     if depth_model is not None or choice.wan:  # the small model first: what is missing is told at once
         estimator = TransformersDepth.from_transformers(depth_model or choice.depth_model)
+        if estimator.relative and not scale_known:
+            raise ValueError(NO_SCALE)
     if choice.wan:
         pipe = MiragePipeline.from_wan(choice.source, branch, lora, estimator)
     else:

@@ -27,6 +27,12 @@ from mirage_nb.segments import plan_segments, segment_noise
 __all__ = ["STAGES", "SegmentResult", "align_scale", "as_frames", "as_pixels", "denoise", "frame_encoder", "rollout"]
 
 
+NO_SCALE = (
+    "depth: relative depth can't be aligned, nothing says its scale; give the first frame's depth, or take a "
+    "metric model"
+)
+
+
 @dataclass(frozen=True)
 class SegmentResult:
     """What one segment made, for B scenes. Joined along their time, the results of all segments are the whole video.
@@ -154,10 +160,7 @@ def rollout(
     if models.depth_estimator is None and (depth is None or depth.shape[1] == 1):
         raise ValueError("depth: there is no depth estimator, so the depth (T, H, W) of every frame is needed")
     if getattr(models.depth_estimator, "relative", False) and depth is None and not all(map(len, memories)):
-        raise ValueError(
-            "depth: relative depth can't be aligned, nothing says its scale; give the first frame's depth, or take a "
-            "metric model"
-        )
+        raise ValueError(NO_SCALE)
     segments = plan_segments(num_frames, new_frames_per_segment(models), temporal_stride(models.vae))
     device = torch.device(device or next(models.transformer.parameters()).device)
     scenes = Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)

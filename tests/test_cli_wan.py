@@ -44,6 +44,18 @@ def generate(place, out, *more, photo="photo.jpg"):
     )  # fmt: skip
 
 
+def test_depth_without_a_scale_is_told_before_the_large_model_is_loaded(place, tmp_path, monkeypatch):
+    from mirage_nb import MiragePipeline
+
+    def from_wan(*_, **__):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(MiragePipeline, "from_wan", from_wan)
+    write_depth(tmp_path / "relative", "relative")
+    code, text = generate(place, tmp_path / "out", "--prompt", "a room", "--depth-model", tmp_path / "relative")
+    assert code == 2 and "relative depth can't be aligned" in text and text.count("error:") == 1, text
+
+
 def test_a_photo_walks_with_a_wan_folder(place, tmp_path):
     """From the photo to the video, the memory and data for a splat; two segments of 33 frames that share one."""
     code, text = generate(
