@@ -6,6 +6,7 @@ Shards are written aside and renamed, so an interrupted run goes on with the fir
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -29,7 +30,15 @@ HELD_OUT = 900_000  # seeds from here on are never trained on
 
 def processes() -> PartialState:
     """The processes that share the work. Without a GPU accelerate must be told so, or each takes itself to be alone."""
+    atexit.unregister(_leave)  # once is enough
+    atexit.register(_leave)
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def _leave() -> None:
+    """Leave the group of processes: threads of gloo that are left to the interpreter's end may abort it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def as_walk(clip: Clip) -> dict[str, Tensor]:

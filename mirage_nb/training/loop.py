@@ -130,8 +130,9 @@ def fit(
                     log.picture(folder / "loss.png")
             saved = time.monotonic()
     accelerator.wait_for_everyone()
-    if tracker:
-        accelerator.end_training()
+    for open_tracker in accelerator.trackers:
+        # Not `end_training`, which leaves the group of processes, too, and other stages may follow.
+        open_tracker.finish()
     load_average(model, checkpoint)
     return model
 
