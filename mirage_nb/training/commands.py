@@ -50,6 +50,7 @@ def data(
         list[Path], typer.Option(help="RGB-D in the layout of 7-Scenes, or video with poses, by folder or file.")
     ] = [],  # noqa: B006
     frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
+    wild: Annotated[bool, typer.Option(help="Rooms with surfaces and motion as recordings have them.")] = False,
     depth_model: Annotated[
         str | None, typer.Option(help="A metric depth model of transformers for video, else the bundled one.")
     ] = None,
@@ -62,12 +63,12 @@ def data(
         from mirage_nb.training.tiny import render_rooms
 
         if not rooms and not recordings:
-            raise ValueError("rooms: nothing to write; give --rooms 960 or --recordings FOLDER")
+            raise ValueError("rooms: nothing to write; give --rooms 528 or --recordings FOLDER")
         depth = None
         if not all(map(has_depth, recordings)):
             depth = _depth_for_video(depth_model)
         if rooms:
-            render_rooms(folder, rooms, 0, "rooms", frames)
+            render_rooms(folder, rooms, 0, "rooms", frames, wild)
         if recordings:
             with tqdm(total=len(recordings), desc="recordings") as bar:
                 report = import_recordings(

@@ -55,12 +55,15 @@ def as_walk(clip: Clip) -> dict[str, Tensor]:
     }
 
 
-def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, progress=None) -> None:
+def write_walks(
+    folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, wild: bool = False, progress=None
+) -> None:
     """Render the rooms `first_seed ... first_seed + rooms - 1` into shards in `folder`, leaving out what is there.
 
     Of several processes (`accelerate launch`, `torchrun`), each takes its share of the shards.
 
     Args:
+        wild: rooms with the surfaces and the motion of recordings, see `Room`.
         progress: called with the number of rooms after each shard.
 
     Raises:
@@ -76,7 +79,7 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
         if index % state.num_processes == state.process_index and not path.exists():
             walks = []
             for seed in range(first, min(first + ROOMS_PER_SHARD, first_seed + rooms)):
-                room = Room(seed)
+                room = Room(seed, wild=wild)
                 try:
                     walks.append(as_walk(room.render(room.walk(num_frames, size=(128, 128)))))
                 except ValueError:  # a room so full that no path of this length fits into it

@@ -74,19 +74,26 @@ class EncodedWalks:
         os.replace(partial, path)
 
     @staticmethod
-    def load(folder: str | Path) -> EncodedWalks:
-        """All shards of a folder, joined.
+    def load(*folders: str | Path) -> EncodedWalks:
+        """All shards of some folders, joined. Where one lacks the estimated depth of another, the exact one stands in.
 
         Raises:
-            FileNotFoundError: there are none.
+            FileNotFoundError: a folder has none.
+            ValueError: the frames are of several sizes.
         """
-        shards = [load_file(path) for path in sorted(Path(folder).glob("encoded-*.safetensors"))]
-        if not shards:
-            raise FileNotFoundError(f"data: no encoded-*.safetensors in {folder}")
-        size = tuple(shards[0].pop("size").tolist())
-        joined = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
-        depths = [joined.pop(name) for name in sorted(joined) if name.startswith("depth")]
-        return EncodedWalks(depths=depths, size=size, **joined)
+        shards = []
+        for folder in folders:
+            paths = sorted(Path(folder).glob("encoded-*.safetensors"))
+            if not paths:
+                raise FileNotFoundError(f"data: no encoded-*.safetensors in {folder}")
+            shards += map(load_file, paths)
+        sizes = {tuple(shard.pop("size").tolist()) for shard in shards}
+        if len(sizes) > 1:
+            raise ValueError(f"data: expected frames of one size, got {sorted(sizes)}")
+        depths = sorted({name for shard in shards for name in shard if name.startswith("depth")})
+        joined = {n: torch.cat([shard[n] for shard in shards]) for n in shards[0] if n not in depths}
+        depths = [torch.cat([shard.get(name, shard["depth0"]) for shard in shards]) for name in depths]
+        return EncodedWalks(depths=depths, size=sizes.pop(), **joined)
 
 
 def encode_walks(

@@ -20,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mirage_nb.training.data import processes
+
 BatchLoss = Callable[[nn.Module, int, torch.Generator, slice], tuple[Tensor, dict[str, float]]]
 
 
@@ -64,6 +66,7 @@ def fit(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    processes()
     accelerator = Accelerator(
         mixed_precision="bf16", cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=folder
     )

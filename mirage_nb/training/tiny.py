@@ -15,6 +15,8 @@ import torch
 from mirage_nb.training.data import HELD_OUT, Walks, processes, write_walks
 from mirage_nb.training.loop import fit
 
+WILD = 300_000  # seeds of the wild rooms
+
 
 @dataclass
 class Schedule:
@@ -26,10 +28,12 @@ class Schedule:
     depth: int = 2600
     memory: int = 5000
     context: int = 2500
+    wild_rooms: int = 384
+    wild: int = 1500
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(rooms=4, vae=2, polish=2, depth=2, memory=2, context=2)
+        return Schedule(rooms=4, vae=2, polish=2, depth=2, memory=2, context=2, wild_rooms=2, wild=2)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -74,6 +78,13 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     # Last with past frames beside the segment; earlier they would only make every step longer.
     common = dict(steps=schedule.context, ema=0.998, seed=seed + 1)
     fit(transformer, MemoryLoss(encoded, references=4, preceding=2), folder=folder / "context", lr=2e-4, **common)
+
+    # And among rooms with the surfaces and the motion of recordings, which the depth network has never seen.
+    render_rooms(folder / "wild_walks", schedule.wild_rooms, WILD, "wild rooms", wild=True)
+    encode_with_bar(folder / "wild_walks", folder / "wild_encoded", vae, None)
+    loss = MemoryLoss(EncodedWalks.load(folder / "encoded", folder / "wild_encoded"), references=4, preceding=2)
+    common = dict(steps=schedule.wild, ema=0.998, warmup=100, seed=seed + 2)
+    fit(transformer, loss, folder=folder / "wild", lr=3e-4, **common)
     parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
     target = folder / "mirage-tiny"
     if processes().is_main_process:
@@ -90,12 +101,12 @@ def _save(pipe, target: Path) -> None:
     os.replace(partial, target)
 
 
-def render_rooms(folder: Path, rooms: int, first: int, what: str, num_frames: int = 25) -> None:
+def render_rooms(folder: Path, rooms: int, first: int, what: str, num_frames: int = 25, wild: bool = False) -> None:
     """`write_walks` with a progress bar."""
     from tqdm.auto import tqdm
 
     with tqdm(total=rooms, desc=what) as bar:
-        write_walks(folder, rooms, num_frames, first, progress=lambda done: bar.update(min(done, rooms) - bar.n))
+        write_walks(folder, rooms, num_frames, first, wild, lambda done: bar.update(min(done, rooms) - bar.n))
 
 
 def encode_with_bar(walks: Path, folder: Path, vae, depth) -> None:

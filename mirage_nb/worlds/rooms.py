@@ -13,6 +13,7 @@ from mirage_nb.worlds.clip import Clip
 from mirage_nb.worlds.layout import build
 from mirage_nb.worlds.raycast import SAMPLES, TILE, shade, tile_rays, trace
 from mirage_nb.worlds.textures import Palette
+from mirage_nb.worlds.wild import handheld, wild_textures
 
 CLEARANCE = 0.3  # metres that a camera keeps from every static surface
 # What a walk is drawn from: a turn and a move at once.
@@ -26,17 +27,21 @@ class Room:
     Args:
         seed: any non-negative integer. Seeds from 900000 on are held out: no model of ours is trained on them.
         moving: number of moving bodies; by default 0 to 2, drawn from the seed.
+        wild: other materials and a hand's motion, as in recordings; see `mirage_nb.worlds.wild`.
         device: where to render.
     """
 
-    def __init__(self, seed: int, *, moving: int | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, seed: int, *, moving: int | None = None, wild: bool = False, device: str | torch.device = "cpu"
+    ) -> None:
         if seed < 0:
             raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-        self.seed = seed
+        self.seed, self.wild = seed, wild
         self.generator = torch.Generator().manual_seed(seed * 2654435761 % 2**31 + 17)
         palette = Palette(self.generator)
         drawn = max(0, palette.integer(5) - 2)
         scene, textures, light, (self.width, self.depth) = build(palette, drawn if moving is None else moving)
+        textures = wild_textures(palette, textures) if wild else textures
         self.scene, self.textures = scene.to(device), textures.to(device)
         for name in ("sun", "lamp", "floor", "corner"):
             setattr(light, name, getattr(light, name).to(device))
@@ -93,6 +98,7 @@ class Room:
                 degrees, metres, fov = 0.7 + 0.9 * turn, 0.01 + 0.02 * speed, 58 + 12 * lens
             start = self.start(attempt)
             c2w = camera_path(name, num_frames, start, degrees_per_frame=degrees, metres_per_frame=metres)
+            c2w = handheld(c2w, generator) if self.wild else c2w
             if self.blocked(c2w) is None and self._depth_ahead(c2w[num_frames // 2]).min() > 0.5:
                 return Cameras(c2w, default_intrinsics(size, fov or 64.0), size)
         where = f"wherever it starts in room {self.seed}"
