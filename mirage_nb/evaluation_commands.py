@@ -82,15 +82,16 @@ def ablations(
             report, _ = evaluate_rooms(
                 pipe, _seeds(seeds), frames, memories, num_inference_steps=steps, batch=batch, progress=progress
             )
-        beside = bool(pipe.config.references or pipe.config.preceding)
-        pipe.register_to_config(references=0 if beside else 4, preceding=0 if beside else 2)
+        as_is = {name: pipe.config[name] for name in ("references", "preceding")}
+        beside = any(as_is.values())
+        pipe.register_to_config(**({"references": 0, "preceding": 0} if beside else {"references": 4, "preceding": 2}))
         ours = {"ours, no past frames beside" if beside else "ours, past frames beside": memories["ours"]}
         with _segments_bar() as progress:
             other, _ = evaluate_rooms(
                 pipe, _seeds(seeds), frames, ours, num_inference_steps=steps, batch=batch, progress=progress
             )
         report["methods"] |= other["methods"]
-        pipe.register_to_config(references=4 if beside else 0, preceding=2 if beside else 0)
+        pipe.register_to_config(**as_is)
         with _segments_bar() as progress:
             moving = moving_things(pipe, _seeds(seeds), progress=progress)
         command, kept = shlex.join(["mirage-nb", *sys.argv[1:]]), ("settings", "methods", "parts")

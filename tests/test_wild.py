@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mirage_nb.cli import app
 from mirage_nb.models.presets import build_micro
 from mirage_nb.training.data import Walks, write_walks
 from mirage_nb.training.encoded import EncodedWalks, encode_walks
@@ -51,6 +53,14 @@ def test_wild_walks_keep_clear_and_become_data(tmp_path):
     write_walks(tmp_path, 1, num_frames=3, first_seed=7, wild=True)
     walks = Walks(tmp_path)
     assert torch.equal(walks["frames"][0], room.render(room.walk(3)).frames)
+
+
+def test_the_command_writes_wild_walks(tmp_path):
+    command = ["train", "data", "--folder", str(tmp_path), "--rooms", "1", "--frames", "3"]
+    done = CliRunner().invoke(app, [*command, "--wild"])
+    assert done.exit_code == 0, done.output
+    room = Room(0, wild=True)
+    assert torch.equal(Walks(tmp_path)["frames"][0], room.render(room.walk(3)).frames)
 
 
 def test_folders_are_joined_and_the_exact_depth_stands_in_for_an_estimate(tmp_path):
