@@ -25,12 +25,12 @@ def film(rows: Mapping[str, Tensor], titles: list[str]) -> Image.Image:
     """Rows of frames, {name: (T, H, W, 3) uint8}, with a title over each column."""
     figure = Figure(figsize=(1.5 * len(titles) + 1.2, 1.55 * len(rows) + 0.3), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=9, color=INK)
     for line, (name, frames) in zip(axes, rows.items()):
-        for axis, frame, title in zip(line, frames, titles):
+        for axis, frame in zip(line, frames):
             axis.imshow(frame.numpy())
             axis.set(xticks=[], yticks=[])
-            if line is axes[0]:
-                axis.set_title(title, fontsize=9, color=INK)
         line[0].set_ylabel(name, fontsize=9, color=INK)
     return drawn(figure)
 
