@@ -22,7 +22,7 @@ def test_a_wild_room_has_the_geometry_of_the_room_and_other_surfaces():
     difference = (clips[0].frames.float() - clips[1].frames.float()).abs().mean((0, 3))
     assert (difference > 10).float().mean() > 0.5
     assert wild.textures.isfinite().all() and wild.textures.shape == tame.textures.shape
-    assert 0 <= wild.textures.min() and wild.textures.max() <= 1
+    assert 0 < wild.textures.min() and wild.textures.max() <= 1.2
 
 
 def test_wild_rooms_have_more_colours_than_rooms():

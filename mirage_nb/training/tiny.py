@@ -75,7 +75,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
             block.compile()
     common = dict(steps=schedule.memory, ema=0.999, warmup=200, seed=seed)
     fit(transformer, MemoryLoss(encoded), folder=folder / "memory", lr=6e-4, **common)
-    # Last with past frames beside the segment; earlier they would only make every step longer.
+    # Then with past frames beside the segment; earlier they would only make every step longer.
     common = dict(steps=schedule.context, ema=0.998, seed=seed + 1)
     fit(transformer, MemoryLoss(encoded, references=4, preceding=2), folder=folder / "context", lr=2e-4, **common)
 

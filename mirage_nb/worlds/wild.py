@@ -16,7 +16,7 @@ from mirage_nb.worlds.textures import SIZE, Palette
 
 
 def wild_textures(p: Palette, textures: Tensor) -> Tensor:
-    """Most of a room's materials (K, S, S, 3) painted over, and all of them in another light."""
+    """Most of a room's materials (K, S, S, 3) painted over, and all in another light: up to 1.2, over-exposed."""
     pictures = []
     for texture in textures:
         choice = p.uniform()
@@ -85,8 +85,8 @@ def handheld(c2w: Tensor, generator: torch.Generator) -> Tensor:
     """A path (T, 4, 4) with the turns and tilts of a hand: some degrees about every axis, mostly looking down a bit."""
     frames = len(c2w)
     knots = torch.randn(1, 3, max(frames // 6, 2) + 1, generator=generator)
-    sway = F.interpolate(knots, frames, mode="linear", align_corners=True)[0].T
-    sway = F.avg_pool1d(F.pad(sway.T[None], (2, 2), mode="replicate"), 5, 1)[0].T  # knots rounded off
+    sway = F.interpolate(knots, frames, mode="linear", align_corners=True)
+    sway = F.avg_pool1d(F.pad(sway, (2, 2), mode="replicate"), 5, 1)[0].T  # knots rounded off
     tilt = torch.tensor([0.07, 0.05, 0.06]) * sway
     tilt[:, 0] -= 0.4 * torch.rand((), generator=generator) - 0.1
     x, y, z = tilt.unbind(1)
