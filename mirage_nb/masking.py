@@ -1,8 +1,9 @@
 """Stage 4, masking: which latent cells may be written to the memory.
 
-The paper never writes moving objects and the sky. Neither do we, and no cells on a depth edge either: their token mixes
-two surfaces, but could only be lifted to one of them. Where nobody knows what moves, geometry tells: a surface that
-another view looks through was not there then.
+The paper never writes moving objects and the sky. Neither do we. A cell on a depth edge mixes two surfaces, but can
+only be lifted to one of them: it is left out as well, unless the generator has a learnt prior, which knows what to make
+of such tokens. Where nobody knows what moves, geometry tells: a surface that another view looks through was not there
+then.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def writable(
 ) -> Tensor:
     """Stage 4 of the paper: which cells may be written, (N, H/stride, W/stride) bool, as `lift` and `write` take it.
 
-    A cell may be written if its depth is known, no pixel of it is moving or sky, and it is not on a depth edge.
+    A cell may be written if its depth is known, no pixel of it is moving or sky, and it is not on a depth edge (where
+    that is asked for).
 
     Args:
         depth: (N, H, W) z-depth in metres; 0 or non-finite means unknown.

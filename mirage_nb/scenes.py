@@ -21,6 +21,7 @@ __all__ = ["STAGES", "Clock", "Past", "Scenes", "align_scale", "find_moving"]
 STAGES = ("read", "denoise", "decode", "depth", "write")
 WINDOW = 16  # past latent frames that a new surface is held against
 TOLERANCE = 0.1  # relative depth
+EDGE_THRESHOLD = 0.05  # relative jump in depth
 
 
 @dataclass
@@ -96,6 +97,9 @@ class Scenes:
     def __post_init__(self) -> None:
         self.past, self.fits = [Past() for _ in self.memories], [[] for _ in self.memories]
         self.stride = spatial_stride(self.models.vae)
+        # Tokens from depth edges help a prior that was trained on them (`mirage-nb evaluate ablations`), and no other.
+        learnt = getattr(self.models.transformer.config, "prior_width", 0)
+        self.edges = {"stride": self.stride, "edge_threshold": None if learnt else EDGE_THRESHOLD}
 
     def recall(self, latents: Tensor, depth: Tensor, at: list[int]) -> None:
         """Take up an interrupted run: latents (B, C, t, h, w) and depth (B, t, H, W) of its latent frames `at`."""
@@ -131,7 +135,7 @@ class Scenes:
                 tokens, cameras = latents[scene].transpose(0, 1), self.cameras[scene][at]
                 self.past[scene].add(tokens, depth[scene], cameras, self.stride)
                 if moving is not None:
-                    mask = writable(depth[scene], moving[scene], stride=self.stride)
+                    mask = writable(depth[scene], moving[scene], **self.edges)
                 else:
                     mask = self._found(scene, pixels[scene], depth[scene], known[scene])
                 written.append(mask)
@@ -146,7 +150,7 @@ class Scenes:
         moving, sky = None, None
         if getattr(self.models, "mask_estimator", None) is not None:
             moving, sky = self.models.mask_estimator.predict(pixels)
-        mask = writable(depth, moving, sky, stride=self.stride)
+        mask = writable(depth, moving, sky, **self.edges)
         found, rows = find_moving(self.past[scene], known, depth, self.stride)
         memory = self.memories[scene]
         if len(rows) and hasattr(memory, "delete"):

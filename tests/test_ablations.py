@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirage_nb.benchmarks.ablations import BilinearDepth, CornerLift, EveryCell, PaperPoints, variants
+from mirage_nb.benchmarks.ablations import BilinearDepth, CornerLift, NoEdges, PaperPoints, variants
 from mirage_nb.evaluation import evaluate_rooms
 from mirage_nb.grid import LatentGrid
 from mirage_nb.models.presets import build_micro
@@ -35,9 +35,20 @@ def test_a_corner_is_half_a_cell_off(view):
     torch.testing.assert_close(z, z_wrong)
 
 
-def test_every_cell_is_written_whatever_the_mask(view):
-    nothing = torch.zeros(view[1].shape[0], *view[1].shape[2:], dtype=torch.bool)
-    assert len(written(LatentGrid(), view, nothing)) == 0 < len(written(EveryCell(), view, nothing))
+def test_without_depth_edges_no_cell_of_two_surfaces_is_written():
+    cameras, stride = camera(pose()), 8
+    height, width = cameras.size
+    depth = torch.full((1, height, width), 1.0)
+    depth[:, :, width // 2 - stride // 2 :] = 3.0  # in the middle of a cell
+    latents = torch.randn(1, 4, height // stride, width // stride)
+    rows, columns = latents.shape[2:]
+    mask = torch.ones(1, rows, columns, dtype=torch.bool)
+    mask[:, 0] = False
+    counts = []
+    for memory, where in ((LatentGrid(), None), (NoEdges(), None), (NoEdges(), mask)):
+        memory.write(latents, depth, cameras, where)
+        counts.append(len(memory))
+    assert counts == [rows * columns, rows * (columns - 1), (rows - 1) * (columns - 1)]
 
 
 def test_bilinear_depth_mixes_what_the_median_keeps_apart():
@@ -81,10 +92,17 @@ def test_every_trained_variant_differs_in_what_its_name_says(tmp_path, monkeypat
 
     write_walks(tmp_path / "walks", 1, num_frames=9)
     data = EncodedWalks.encode(Walks(tmp_path / "walks"), build_micro()["vae"])
-    monkeypatch.setattr(training, "build_tiny", build_micro)
+
+    def micro(seed: int = 0, prior_width: int = 8) -> dict:
+        return build_micro(seed, memory_prior=True, prior_width=prior_width)
+
+    monkeypatch.setattr(training, "build_tiny", micro)
     folders = training.train_variants(data, tmp_path / "out", steps=4, rank=2, compile=False)
     weights = {name: load_file(f / "diffusion_pytorch_model.safetensors") for name, f in folders.items()}
-    assert len(weights) == 4
+    assert len(weights) == 5
+    assert [name for name, tensors in weights.items() if any("prior" in key for key in tensors)] == [
+        "all at once, learnt prior"
+    ]
     ray = "vace_patch_embedding.weight"
     for name, tensors in weights.items():
         assert bool((tensors[ray][:, -training.RAYS :] == 0).all()) == ("no rays" in name), name

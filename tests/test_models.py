@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.models.control import control_channels, memory_control, prior_velocity
+from mirage_nb.models.control import control_channels, memory_control
 from mirage_nb.models.presets import build_micro
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.vae import build_vae, decode, encode
@@ -135,35 +135,3 @@ def test_control_does_not_depend_on_where_the_world_has_its_origin():
     two = Cameras(shifted @ path, one.intrinsics, one.size)
     a, b = (memory_control([Readout.empty(c, 4)], [c]) for c in (one, two))
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("sigma", [0.02, 0.4, 0.97])
-@pytest.mark.parametrize("seen", [True, False])
-def test_the_prior_is_the_best_linear_guess(sigma, seen):
-    """On latents drawn as it assumes, what it leaves over has its deviation and no relation to what it saw."""
-    g, n = torch.Generator().manual_seed(0), 200_000
-    control = torch.zeros(n, control_channels(1), 1, 1, 1)
-    spread, token = 1.0, 0.0
-    if seen:
-        token, spread = 0.7, 0.25 + 1.4 * 0.2
-        control[:, 0], control[:, 1], control[:, 3] = token, 1, 0.2
-    clean, noise = token + spread * torch.randn(n, generator=g), torch.randn(n, generator=g)
-    noisy, velocity = (1 - sigma) * clean + sigma * noise, noise - clean
-    expected, deviation = prior_velocity(noisy.view(n, 1, 1, 1, 1), torch.full((n, 1), 1000 * sigma), control)
-    left = velocity - expected.flatten()
-    assert abs(left.mean()) < 0.01 and left.std() == pytest.approx(deviation[0].item(), rel=0.01)
-    assert abs((left * (noisy - noisy.mean())).mean()) < 0.01
-
-
-@torch.no_grad()
-def test_an_untrained_model_with_the_prior_gives_back_what_the_memory_shows():
-    model = MirageTransformer3DModel(
-        **SMALL, text_dim=None, vace_layers=(0,), vace_in_channels=control_channels(4), memory_prior=True
-    ).eval()
-    g = torch.Generator().manual_seed(0)
-    noise, control = torch.randn(1, 4, 3, 4, 6, generator=g), torch.zeros(1, control_channels(4), 3, 4, 6)
-    control[:, :4], control[:, 4] = torch.randn(1, 4, 3, 4, 6, generator=g), 1
-    velocity = model(noise, torch.full((1, 3), 1000.0), control).sample
-    torch.testing.assert_close(noise - velocity, control[:, :4], atol=0.3, rtol=0)  # one step from pure noise
-    with_reference = model(noise, torch.full((1, 3), 500.0), control[:, :, 1:], num_references=1).sample
-    assert with_reference.shape == noise.shape

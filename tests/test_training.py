@@ -139,10 +139,11 @@ def test_a_rehearsed_batch_sees_what_the_model_made(walks, returning):
     if not returning:
         assert len(calls) == 1
         return
-    (noise, timestep, velocity, _), (noisy, _, learnt, control) = calls
-    assert not velocity.requires_grad and learnt.requires_grad
-    assert (timestep[:, 1:] == 1000).all() and (timestep[:, 0] == 0).all()
-    made = (noise - velocity)[:, :, -1]
+    (noise, timestep, first, _), (halfway, later, second, _), (noisy, _, learnt, control) = calls
+    assert not first.requires_grad and not second.requires_grad and learnt.requires_grad
+    assert (timestep[:, 1:] == 1000).all() and (later[:, 1:] == 750).all() and not timestep[:, 0].any()
+    torch.testing.assert_close(halfway[:, :, 1:], (noise - 0.25 * first)[:, :, 1:])  # a step from sigma 1 to 0.75
+    made = (halfway - 0.75 * second)[:, :, -1]
     assert (noisy[:, :, 0] - made).abs().max() < 0.6, "the next segment begins with the generated frame"
     assert control[:, data.latents.shape[2]].mean() > 0.2, "and sees a memory"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mirage_nb.baselines import make_memory
 from mirage_nb.cameras import Cameras
 from mirage_nb.grid import LatentGrid
+from mirage_nb.masking import writable
 
 
 class BilinearDepth(LatentGrid):
@@ -33,11 +34,12 @@ class CornerLift(LatentGrid):
         return super().write(latents, depth, Cameras(cameras.c2w, shifted, cameras.size), mask, frames)
 
 
-class EveryCell(LatentGrid):
-    """No mask: depth edges are written, too."""
+class NoEdges(LatentGrid):
+    """Cells on depth edges, whose tokens mix two surfaces, are left out."""
 
     def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, mask=None, frames=None) -> int:
-        return super().write(latents, depth, cameras, None, frames)
+        clean = writable(depth, stride=cameras.size[0] // latents.shape[2])
+        return super().write(latents, depth, cameras, clean if mask is None else clean & mask, frames)
 
 
 class PaperPoints(LatentGrid):
@@ -64,6 +66,6 @@ def variants(encode: Callable[[Tensor], Tensor], stride: int, channels: int) -> 
         "average": partial(grid, policy="average"),
         "strict depth, 5%": partial(grid, tolerance=0.05),
         "bilinear depth": partial(BilinearDepth, **options),
-        "no depth-edge mask": partial(EveryCell, **options),
+        "no depth edges": partial(NoEdges, **options),
         "lifted from corners": partial(CornerLift, **options),
     }

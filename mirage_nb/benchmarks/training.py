@@ -50,6 +50,7 @@ def train_variants(
     compile: bool = True,
 ) -> dict[str, Path]:
     """Train every variant for `steps` steps in all; returns their folders, by name. What is there is not done again.
+    All but the last have the plain prior (`models.prior`), which learns nothing.
 
     Args:
         data: walks encoded by the bundled VAE, none of a held-out room.
@@ -58,10 +59,16 @@ def train_variants(
         compile: compile the blocks of what is trained whole.
     """
 
-    def whole(name: str, prepare: Callable[[nn.Module], None] | None = None, share: float = 1.0, **options) -> Path:
+    def whole(
+        name: str,
+        prepare: Callable[[nn.Module], None] | None = None,
+        share: float = 1.0,
+        prior_width: int = 0,
+        **options,
+    ) -> Path:
         target = folder / name / "transformer"
         if not target.exists():
-            network = build_tiny(seed)["transformer"]
+            network = build_tiny(seed, prior_width=prior_width)["transformer"]
             if prepare:
                 prepare(network)
             if compile:
@@ -88,6 +95,8 @@ def train_variants(
     found["backbone first, then one stage"] = staged("one_stage", backbone, "2", 0.5)
     stage1 = staged("stage1", backbone, "1", 0.25)
     found["backbone first, then two stages"] = staged("stage2", stage1, "2", 0.25)
+    width = build_tiny()["transformer"].config.prior_width
+    found["all at once, learnt prior"] = whole("learnt_prior", prior_width=width)
     return found
 
 

@@ -42,39 +42,3 @@ def memory_control(
     rays = torch.stack([c.relative_to(c.c2w[0]).pluecker() for c in cameras]).transpose(1, 2)
     log_depth = torch.where(seen, depth.clamp(min=1e-2).log(), 0.0)
     return torch.cat([latents, seen.float(), offset.float(), log_depth.float(), rays.to(latents)], 1)
-
-
-def prior_velocity(noisy: Tensor, timestep: Tensor, control: Tensor) -> tuple[Tensor, Tensor]:
-    """What the memory alone says of the flow velocity: its expectation, and the standard deviation that is left.
-
-    Take a clean latent to be a Gaussian around the token that the memory shows for its cell, of deviation `spread`:
-    small where the token lands on the cell's centre, growing with its offset, since a latent describes its own cell
-    (measured on our rooms: 0.25 at an offset of 0.05 cells, 0.59 at 0.25, 0.80 at 0.45). Where nothing is seen, take
-    the latents' own statistics, mean 0 and deviation 1. Then the best estimate from the noisy latent is linear, and
-    known. The network predicts only the rest, in units of the deviation: it starts from the memory and learns what a
-    memory can't tell.
-
-    Args:
-        noisy: (B, C, T, h, w), (1 - sigma) * clean + sigma * noise.
-        timestep: (B, T), 1000 * sigma.
-        control: (B, K, T', h, w) in the layout `mirage`; of the first T - T' frames (references) the memory says
-            nothing.
-
-    Returns:
-        expected velocity (B, C, T, h, w), and the deviation (B, 1, T, h, w).
-    """
-    channels = noisy.shape[1]
-    token, seen, offset = (
-        control[:, :channels],
-        control[:, channels : channels + 1],
-        control[:, channels + 1 : channels + 3],
-    )
-    spread = torch.where(seen > 0, (0.25 + 1.4 * offset.norm(dim=1, keepdim=True)).clamp(max=0.9), 1.0)
-    missing = noisy.shape[2] - control.shape[2]
-    if missing:
-        token = torch.nn.functional.pad(token, (0, 0, 0, 0, missing, 0))
-        spread = torch.nn.functional.pad(spread, (0, 0, 0, 0, missing, 0), value=1.0)
-    sigma = (timestep / 1000)[:, None, :, None, None]
-    rest = noisy - (1 - sigma) * token
-    variance = ((1 - sigma) * spread) ** 2 + sigma**2
-    return (sigma - (1 - sigma) * spread**2) * rest / variance - token, spread / variance.sqrt()

@@ -22,7 +22,7 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from torch import Tensor, nn
 
-from mirage_nb.models.control import prior_velocity
+from mirage_nb.models.prior import MemoryPrior, prior_velocity
 
 # torch's RMS norm says so where autocast hands it bf16 for float32 weights: right, only not fused.
 warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
@@ -113,8 +113,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         vace_layers: backbone blocks that get the branch's findings (paper: 0, 2, ..., 28), the first must be 0.
         vace_in_channels: channels of the control input.
         memory_layout: what these channels are, see `control.LAYOUTS`.
-        memory_prior: predict how the velocity differs from what the memory alone would make it
-            (`control.prior_velocity`), for the bundled model; Wan's weights predict the velocity itself.
+        memory_prior: predict how the velocity differs from what the memory alone would make it (`models.prior`), for
+            the bundled model; Wan's weights predict the velocity itself.
+        prior_width: channels of the network that says what the memory alone tells; 0 for a plain formula.
         segment_latent_frames: latent frames of a segment, the clean first one included (paper: 9).
     """
 
@@ -143,6 +144,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         vace_in_channels: int = 96,
         memory_layout: str = "wan",
         memory_prior: bool = False,
+        prior_width: int = 0,
         segment_latent_frames: int = 9,
     ) -> None:
         super().__init__()
@@ -158,7 +160,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if text_dim is None:
             self.condition_embedder.text_embedder = None
         self.blocks = nn.ModuleList(MirageBlock(*block) for _ in range(num_layers))
-        self.vace_patch_embedding = nn.Conv3d(vace_in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.prior = MemoryPrior(in_channels, prior_width) if memory_prior else None
+        branch_channels = vace_in_channels + (in_channels if prior_width else 0)  # it sees the prior's mean as well
+        self.vace_patch_embedding = nn.Conv3d(branch_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.vace_blocks = nn.ModuleList(MirageBranchBlock(*block, first=i == 0) for i in vace_layers)
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
@@ -204,6 +208,11 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         kind, dtype = hidden_states.device.type, self.dtype
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # not on the meta device
             dtype = torch.get_autocast_dtype(kind)
+        guess = None
+        if self.prior is not None:
+            with torch.no_grad():  # it learns by likelihood alone, see `training.prior`
+                guess = self.prior(control)
+            control = torch.cat([control, guess[0]], 1) if self.config.prior_width else control
         x = self.patch_embedding(hidden_states.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
         skip = num_references // p_t
         seen = (modulation[:, skip:], tuple(r[:, skip * tokens :] for r in rotary))
@@ -222,8 +231,8 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = self.proj_out(x.to(dtype)).float()
         x = x.unflatten(1, grid).unflatten(-1, (p_t, p_h, p_w, -1))
         sample = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        if self.config.memory_prior:
-            expected, doubt = prior_velocity(hidden_states, timestep, control)
+        if guess is not None:
+            expected, doubt = prior_velocity(hidden_states, timestep, *guess)
             sample = expected + doubt * sample
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 

@@ -55,7 +55,7 @@ class EncodedWalks:
             if depth_model is not None:
                 guess = depth_model.predict(pixels, cameras.intrinsics)
                 depths[1].append(depth_to_latent(guess, stride).half())
-            cells.append(writable(depth.float(), moving=moving, stride=stride))
+            cells.append(writable(depth.float(), moving=moving, stride=stride, edge_threshold=None))
             c2w.append(cameras.c2w)
             intrinsics.append(cameras.intrinsics[0])
         stacked = [torch.stack(d) for d in depths if d]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mirage_nb.models.control import memory_control
+from mirage_nb.models.prior import surprise
 from mirage_nb.references import Context
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.tasks import Task, beside, draw_task, following, remember
@@ -40,6 +41,28 @@ class Batch(NamedTuple):
         level = self.sigma[:, None, :, None, None]
         velocity = self.velocity(model, (1 - level) * self.clean + level * self.noise, self.sigma)
         return (velocity - (self.noise - self.clean))[:, :, 1:].square()
+
+    def surprise(self, prior: nn.Module) -> Tensor:
+        """Of the new frames, to what the memory alone tells (`models.prior`), (B, C, T - 1, h, w)."""
+        length = self.clean.shape[2]
+        return surprise(*prior(self.control[:, :, 1:length]), self.clean[:, :, 1:])
+
+    @torch.no_grad()
+    def generate(self, model: nn.Module) -> Tensor:
+        """The new frames as the sampler makes them in two steps from pure noise, (B, C, T - 1, h, w)."""
+        made = torch.zeros_like(self.clean)
+        for uniform in (1.0, 0.5):
+            level = shifted(torch.full_like(self.sigma, uniform))
+            level[:, 0] = 0
+            wide = level[:, None, :, None, None]
+            noisy = torch.cat([self.clean[:, :, :1], ((1 - wide) * made + wide * self.noise)[:, :, 1:]], 2)
+            made = noisy - wide * self.velocity(model, noisy, level)
+        return made[:, :, 1:]
+
+
+def shifted(uniform: Tensor) -> Tensor:
+    """Noise levels sigma from uniform ones in [0, 1]."""
+    return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
 
 
 class MemoryLoss:
@@ -76,7 +99,11 @@ class MemoryLoss:
     def __call__(self, model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
         batch = self.sample(generator, part, model)
         error, high = batch.error(model), batch.sigma[:, 1] > 0.8
-        return error.mean(), {"high": error[high].mean().item()} if high.any() else {}
+        figures = {"high": error[high].mean().item()} if high.any() else {}
+        prior = getattr(getattr(model, "module", model), "prior", None)
+        if prior is None or not any(p.requires_grad for p in prior.parameters()):
+            return error.mean(), figures
+        return error.mean() + batch.surprise(prior).mean(), figures
 
     def sample(self, generator: torch.Generator, part: slice = slice(None), model: nn.Module | None = None) -> Batch:
         """One part of a batch. The first frame is clean, sigma 0, though a little wrong, since in use it is a generated
@@ -90,12 +117,12 @@ class MemoryLoss:
         tasks = [draw_task(self.data, self.length, self.drop, rehearsed, preceding, g) for g in generators]
         batch = self._inputs(tasks, generators, references)
         if rehearsed:
-            made, total = self._generate(model, batch), self.data.latents.shape[1]
+            made, total = batch.generate(model), self.data.latents.shape[1]
             tasks = [following(task, m, total, g) for task, m, g in zip(tasks, made, generators)]
             batch = self._inputs(tasks, generators, references)
         wrong = torch.stack([torch.rand((), generator=g) for g in generators])[:, None, None, None]
         batch.clean[:, :, 0] += 0.1 * wrong * batch.noise[:, :, 0]
-        sigma = (SHIFT * uniform / (1 + (SHIFT - 1) * uniform))[:, None].repeat(1, self.length)  # stratified, shifted
+        sigma = shifted(uniform)[:, None].repeat(1, self.length)  # stratified
         sigma[:, 0] = 0
         return batch._replace(sigma=sigma)
 
@@ -117,15 +144,6 @@ class MemoryLoss:
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
         contexts = [beside(self.data, t, references, g) for t, g in zip(tasks, generators)]
         return Batch(clean, memory_control(readouts, views), noise, clean[:, 0, :, 0, 0], Context.stack(contexts))
-
-    @torch.no_grad()
-    def _generate(self, model: nn.Module, batch: Batch) -> Tensor:
-        """New frames (B, C, length - 1, h, w) in a single step from pure noise."""
-        noise = batch.noise
-        noise[:, :, 0] = batch.clean[:, :, 0]
-        sigma = torch.ones(len(noise), self.length)
-        sigma[:, 0] = 0
-        return (noise - batch.velocity(model, noise, sigma))[:, :, 1:]
 
 
 @torch.no_grad()

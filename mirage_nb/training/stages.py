@@ -87,6 +87,8 @@ def train_transformer(
         only_branch(network)
     elif stage == "2":
         branch_and_lora(network, rank, seed)
+    if recipe == "backbone" and network.prior is not None:
+        network.prior.requires_grad_(False)  # without a memory it would unlearn what a memory tells
     if gradient_checkpointing:
         network.enable_gradient_checkpointing()
     drop = 1.0 if recipe == "backbone" else 0.1

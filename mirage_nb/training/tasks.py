@@ -56,6 +56,8 @@ def choose(
     if returning:
         window = window.flip(0) if below(4) else window
         known = torch.randperm(total, generator=generator)[: 2 + below(6)]
+        if below(2):  # in use the frame before has nearly always been written
+            known = torch.cat([known, window[before : before + 1]])
     else:
         past = torch.randperm(first + 1, generator=generator)[: below(4)]
         known = torch.cat([torch.tensor([first]), past])

@@ -23,17 +23,17 @@ class Schedule:
     """Rooms and steps of the bundled model's training; `quick` is a dry run of every stage in a minute or two."""
 
     rooms: int = 528
+    wild_rooms: int = 384
     vae: int = 6000
     polish: int = 9000
     depth: int = 2600
+    prior: int = 4500
     memory: int = 5000
-    context: int = 2500
-    wild_rooms: int = 384
-    wild: int = 1500
+    context: int = 4000
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(rooms=4, vae=2, polish=2, depth=2, memory=2, context=2, wild_rooms=2, wild=2)
+        return Schedule(4, 2, vae=2, polish=2, depth=2, prior=2, memory=2, context=2)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -48,10 +48,12 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     from mirage_nb.training.depth import depth_absrel, depth_loss
     from mirage_nb.training.encoded import EncodedWalks
     from mirage_nb.training.memory import MemoryLoss
+    from mirage_nb.training.prior import prior_loss
     from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
 
     folder, schedule = Path(folder), schedule or Schedule()
     render_rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
+    render_rooms(folder / "wild_walks", schedule.wild_rooms, WILD, "wild rooms", wild=True)
     render_rooms(folder / "held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, "held-out rooms")
     walks, held_out = Walks(folder / "walks"), Walks(folder / "held_out")
     parts = build_tiny(seed)
@@ -68,26 +70,22 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, **common)
     depth.eval().requires_grad_(False)
 
+    # The depth network never sees wild rooms: their exact depth stands for what a recording brings along.
     encode_with_bar(folder / "walks", folder / "encoded", vae, depth)
-    encoded = EncodedWalks.load(folder / "encoded")
+    encode_with_bar(folder / "wild_walks", folder / "wild_encoded", vae, None)
+    encoded = EncodedWalks.load(folder / "encoded", folder / "wild_encoded")
+    common = dict(ema=0.998, seed=seed)
+    fit(transformer.prior, prior_loss(encoded), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3, **common)
     if compile:
         for block in (*transformer.blocks, *transformer.vace_blocks):
             block.compile()
     common = dict(steps=schedule.memory, ema=0.999, warmup=200, seed=seed)
     fit(transformer, MemoryLoss(encoded), folder=folder / "memory", lr=6e-4, **common)
-    # Then with past frames beside the segment; earlier they would only make every step longer.
+    # Then with past frames beside the segment, and oftener on what it has made itself; earlier that would only make
+    # every step longer.
+    loss = MemoryLoss(encoded, rehearse=0.5, references=4, preceding=2)
     common = dict(steps=schedule.context, ema=0.998, seed=seed + 1)
-    fit(transformer, MemoryLoss(encoded, references=4, preceding=2), folder=folder / "context", lr=2e-4, **common)
-
-    # And among rooms with the surfaces and the motion of recordings, which the depth network has never seen.
-    render_rooms(folder / "wild_walks", schedule.wild_rooms, WILD, "wild rooms", wild=True)
-    encode_with_bar(folder / "wild_walks", folder / "wild_encoded", vae, None)
-    loss = MemoryLoss(EncodedWalks.load(folder / "encoded", folder / "wild_encoded"), references=4, preceding=2)
-    common = dict(steps=schedule.wild, ema=0.998, warmup=100, seed=seed + 2)
-    at_home = deepcopy(transformer.state_dict())
-    fit(transformer, loss, folder=folder / "wild", lr=3e-4, **common)
-    # A part of the way to there (WiSE-FT, arXiv 2109.01903): most of what it gives on recordings, and no blur in rooms.
-    transformer.load_state_dict({k: torch.lerp(at_home[k], v, 0.3) for k, v in transformer.state_dict().items()})
+    fit(transformer, loss, folder=folder / "context", lr=4e-4, **common)
     parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
     target = folder / "mirage-tiny"
     if processes().is_main_process:
