@@ -139,10 +139,19 @@ def transformer_work(config: Mapping, frames: int, grid: tuple[int, int], text: 
         block += Work(attention=4.0 * tokens * text * dim)
     branch = len(config["vace_layers"])
     work = (config["num_layers"] + branch) * block + (branch + 1) * layer(dim, dim, 1, tokens, 6)
-    work += layer(config["in_channels"] * patch, dim, 1, tokens) + layer(
-        config["vace_in_channels"] * patch, dim, 1, tokens
-    )
+    channels, width = config["in_channels"], config.get("prior_width", 0)
+    seen = config["vace_in_channels"] + (channels if width else 0)
+    work += layer(channels * patch, dim, 1, tokens) + layer(seen * patch, dim, 1, tokens)
+    if width:
+        work += prior_work(channels, width, frames * grid[0] * grid[1])
     return work + layer(dim, config["out_channels"] * patch, 1, tokens, 30)
+
+
+def prior_work(channels: int, width: int, cells: float, blocks: int = 3) -> Work:
+    """`MemoryPrior` on so many cells."""
+    work = layer(channels + 4, width, 9, cells) + layer(width, 2 * channels, 9, cells, 12, 3, 1)
+    around = 40  # group norm and SiLU
+    return work + blocks * (layer(width, width, 9, cells, around, 4, 1) + layer(width, width, 9, cells, 12, 3, 1))
 
 
 def depth_work(config: Mapping, frames: int, size: tuple[int, int]) -> Work:
