@@ -117,3 +117,9 @@ def test_the_branch_sees_what_the_prior_says():
     before = network()
     one.prior.network[-1].bias[:CHANNELS] = 1.0  # another mean
     assert (network() - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"memory_prior": True, "prior_width": 12}, {"prior_width": 8}])
+def test_a_width_that_cannot_be_is_told(options):
+    with pytest.raises(ValueError, match="prior_width"):
+        build_micro(**options)

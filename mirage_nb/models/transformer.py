@@ -152,6 +152,8 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             raise ValueError(
                 f"vace_layers: expected to begin with 0 and stay below {num_layers}, got {tuple(vace_layers)}"
             )
+        if prior_width % 8 or (prior_width and not memory_prior):
+            raise ValueError(f"prior_width: expected a multiple of 8, and memory_prior with it, got {prior_width}")
         dim = num_attention_heads * attention_head_dim
         block = (dim, ffn_dim, num_attention_heads, cross_attn_norm, eps, text_dim is not None)
         self.rope = MirageRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
