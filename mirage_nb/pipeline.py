@@ -166,7 +166,8 @@ class MiragePipeline(DiffusionPipeline):
                 which grows in place. (To resume a run that began with one, pass it as it was then; the run goes on with
                 what it stored.)
             num_frames: temporal stride * k + 1; by default as many as the path has.
-            num_inference_steps: denoising steps a segment: 2 serve the bundled model best, 20 are the paper's for Wan.
+            num_inference_steps: denoising steps a segment: 2 are enough for what the bundled model remembers, 4 or 8
+                sharpen what it invents (notebook 05); 20 are the paper's for Wan.
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in

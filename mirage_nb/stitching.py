@@ -18,6 +18,7 @@ from torch import Tensor
 from mirage_nb.alignment import Fit
 from mirage_nb.cameras import Cameras
 from mirage_nb.models.control import memory_control
+from mirage_nb.models.prior import remembered
 from mirage_nb.models.vae import decode, encode, precision, spatial_stride, temporal_stride, visible_latents
 from mirage_nb.references import Context
 from mirage_nb.reprojection import Readout
@@ -234,10 +235,18 @@ def denoise(
 
     Without a clean frame all are made. With a `context` of past frames the control (B, K, t + p, h, w) has those that
     precede the target after it.
+
+    More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
+    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
     """
     scheduler, device = models.scheduler, noise.device.type
-    scheduler.set_timesteps(steps, device=noise.device)
     context = context or Context(noise[:, :, :0], noise[:, :, :0])
+    prior, held = getattr(models.transformer, "prior", None), None
+    if prior is not None and steps > 2:
+        held = noise - denoise(models, clean, noise, control, 2, text, None, context)  # their velocity: a straight way
+        with precision(models.transformer, noise.device):
+            known = remembered(prior(control)[1][:, :, : noise.shape[2]])
+    scheduler.set_timesteps(steps, device=noise.device)
     latents = noise.clone()
     if clean is not None:
         latents[:, :, 0] = clean
@@ -249,6 +258,7 @@ def denoise(
             velocity = models.transformer(inputs, timesteps, control, encoder_hidden_states=text, **more).sample
             with torch.autocast(device, enabled=False):  # the scheduler stays in float32
                 velocity = context.of_target(velocity.float())
+                velocity = velocity if held is None else torch.where(known, held, velocity)
                 latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if clean is not None:
                     latents[:, :, 0] = clean

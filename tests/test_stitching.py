@@ -134,6 +134,26 @@ def test_denoising_with_the_true_velocity_finds_the_clean_latents():
     assert (timesteps[0, :, 1:] > 990).all() and (timesteps.diff(dim=0)[..., 1:] < 0).all()
 
 
+@torch.no_grad()
+def test_more_steps_are_for_what_the_memory_does_not_tell():
+    torch.manual_seed(0)
+    parts = SimpleNamespace(**build_micro(memory_prior=True))
+    torch.nn.init.normal_(parts.transformer.proj_out.weight, std=0.3)
+    clean, noise = torch.randn(2, 4, 4, 6), torch.randn(2, 4, 3, 4, 6)
+    control = torch.zeros(2, parts.transformer.config.vace_in_channels, 3, 4, 6)
+    control[:, :, 2, :, 3:] = torch.randn(2, control.shape[1], 4, 3)
+    control[:, 4] = control[:, 4] != 0
+    control[:, 5:7] *= 0.01  # seen near the middle of their cells
+    few, more = (denoise(parts, clean, noise, control, steps) for steps in (2, 6))
+    seen = control[:, None, 4].expand_as(few) > 0
+    torch.testing.assert_close(more[seen], few[seen], atol=1e-5, rtol=1e-4)
+    new = ~seen[:, :, 1:]
+    assert ((more - few)[:, :, 1:][new].abs() > 1e-4).float().mean() > 0.9
+
+    parts.transformer.prior = None  # it can't say which cells are told
+    assert not torch.allclose(*(denoise(parts, clean, noise, control, steps)[seen] for steps in (2, 6)), atol=1e-2)
+
+
 @pytest.mark.parametrize("temporal", [False, True])
 def test_each_latent_frame_is_written_once_at_its_own_pose(temporal):
     parts, memory = models(temporal), Recorder()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 LEAST = 0.05  # the smallest deviation that the prior may claim
+SURE = 0.8  # a cell known better than this, of the latents' own deviation 1, counts as remembered
 
 
 class MemoryPrior(nn.Module):
@@ -54,6 +55,11 @@ class MemoryPrior(nn.Module):
 def surprise(mean: Tensor, deviation: Tensor, clean: Tensor) -> Tensor:
     """Negative log likelihood of clean latents under the prior, up to a constant, element by element."""
     return (clean - mean).square() / (2 * deviation.square()) + deviation.log()
+
+
+def remembered(deviation: Tensor) -> Tensor:
+    """Which cells the memory tells enough of, (B, 1, T, h, w) bool, from the prior's deviation (B, C, T, h, w)."""
+    return deviation.mean(1, keepdim=True) < SURE
 
 
 class Residual(nn.Module):

@@ -29,7 +29,7 @@ class Schedule:
     depth: int = 2600
     prior: int = 4500
     memory: int = 5000
-    context: int = 4000
+    context: int = 2500
 
     @staticmethod
     def quick() -> Schedule:
