@@ -159,8 +159,8 @@ class Blocks:
         return self._places
 
     def rank(self, order: Tensor) -> Tensor:
-        """The row numbers (as of now) of rows of this order; -1 stays."""
-        return order - torch.searchsorted(self.gone.to(order.device), order) if len(self.gone) else order
+        """The row numbers (as of now) of rows of this order."""
+        return order - torch.searchsorted(self.gone.to(order.device), order.long()) if len(self.gone) else order
 
     def _block_ids(self, keys: Tensor, new: bool) -> Tensor:
         """Ids of blocks by key; unknown ones are made, or -1."""
@@ -260,7 +260,8 @@ class Blocks:
             rows = {name: self.pages.whole(name, pages) for name in ("positions", "order")}
             footprints = self.pages.whole("footprints", pages) if splats else None
             place = (pages[:, None] * PAGE + row).flatten()
-            yield Batch(rows["positions"].T.contiguous().T, rows["order"], place, footprints, by)
+            index = self.rank(rows["order"])
+            yield Batch(rows["positions"].T.contiguous().T, index, place, footprints, by)
 
     def occupied(self, keys: Tensor, voxel_size: float) -> Tensor:
         """(K,) bool: which voxels, by key (K,), hold a row."""

@@ -24,6 +24,7 @@ from mirage_nb.cameras import Cameras
 NEAR = 1e-3  # metres
 MAX_SPLAT = 3  # cells that a splat may reach beyond the cell it lands in
 SLACK = 0.6  # relative depth; with estimated depth, loops through our rooms close 1.6 dB better than with 0.3
+TRUST = 0.3  # relative depth, too; more is hardly better, and lets old walls shine through what is new before them
 CHUNK = 1 << 15  # camera-point pairs held at once: what fits a processor's cache
 CHUNK_GPU = 1 << 22
 NOWHERE = torch.finfo(torch.float32).max  # the depth of an empty cell
@@ -76,7 +77,7 @@ class Batch(NamedTuple):
     """K points to be read, some of a memory's."""
 
     points: Tensor  # (K, 3) float32, world, metres; fastest where x, y and z each lie together (a transposed (3, K))
-    index: Tensor  # (K,) int64 below 2**32, decides ties
+    index: Tensor  # (K,) int64 below 2**32, their order of writing, decides ties
     place: Tensor  # (K,) int64, where the winners' tokens are found
     footprints: Tensor | None = None  # (K,) float32, metres
     cameras: Tensor | None = None  # which cameras may see them, increasing; None for all
@@ -128,8 +129,8 @@ def unpack(keys: Tensor) -> Tensor:
     return torch.where(keys == EMPTY, -1, keys & 0xFFFFFFFF)
 
 
-def handicap(offset: Tensor, side: Tensor, slack: float = SLACK) -> Tensor:
-    """How far, relatively, each hit is set back in the depth test for fitting its cell badly: 0 to 2 * slack.
+def handicap(offset: Tensor, side: Tensor, later: Tensor, slack: float = SLACK, trust: float = TRUST) -> Tensor:
+    """How far, relatively, each hit is set back in the depth test, from 0 to 2 * slack + trust.
 
     Tokens of one surface differ in depth by its slant and by errors, so their order means little. Among them, the one
     that sits in the middle of the cell and was seen at its scale describes it best. So a token is set back by slack
@@ -137,12 +138,19 @@ def handicap(offset: Tensor, side: Tensor, slack: float = SLACK) -> Tensor:
     splat is off-centre by more than half a cell: it fills a hole, and covers what lies well behind it, but seldom takes
     a cell from a token of the same surface that falls right into it.
 
+    And the oldest is nearest to the true image: those after it were generated from it, at an estimated depth, and hang
+    before it as often as behind it. So a token is set back by trust * n / (1 + n) for n views' worth of tokens that
+    were written before it.
+
     Args:
         offset: (K,) distance from the cell's centre in cells, the larger of x and y.
         side: (K,) width of the token's footprint in cells.
+        later: (K,) int64, n.
     """
     mismatch = 1 - torch.minimum(side, 1 / side)
-    return slack * (offset.clamp(max=1) + mismatch.nan_to_num(1.0).clamp(0, 1))
+    misfit = slack * (offset.clamp(max=1) + mismatch.nan_to_num(1.0).clamp(0, 1))
+    n = later.float()
+    return misfit + trust * (n / (1 + n))
 
 
 class DepthTest:
@@ -151,9 +159,9 @@ class DepthTest:
     After them, `keys` (N, h * w) int64 hold what won each cell (`unpack` gives its index), and `place` where it is.
     """
 
-    def __init__(self, cameras: Cameras, near: float = NEAR, slack: float = SLACK) -> None:
+    def __init__(self, cameras: Cameras, near: float = NEAR, slack: float = SLACK, trust: float = TRUST) -> None:
         (h, w), n, device = cameras.size, len(cameras), cameras.c2w.device
-        self.cameras, self.near, self.slack = cameras, near, slack
+        self.cameras, self.near, self.slack, self.trust = cameras, near, slack, trust
         self.chunk = CHUNK if device.type == "cpu" else max(CHUNK, CHUNK_GPU)
         self.keys = torch.full((n, h * w), EMPTY, device=device)
         self.place = torch.full_like(self.keys, -1)
@@ -187,7 +195,8 @@ class DepthTest:
 
         def enter(pair: Tensor, slot: Tensor, column: Tensor, row: Tensor) -> None:
             x, y = u[pair] - (column + 0.5), v[pair] - (row + 0.5)
-            setback = handicap(torch.maximum(x.abs(), y.abs()), side[pair], self.slack)
+            later = batch.index[pair % len(batch.points)] // (h * w)
+            setback = handicap(torch.maximum(x.abs(), y.abs()), side[pair], later, self.slack, self.trust)
             self._enter(batch, pair, slot, z[pair] * (1 + setback))
 
         enter(pair, slot[pair].long(), u[pair].floor(), v[pair].floor())
@@ -258,6 +267,7 @@ def reproject(
     footprints: Tensor | None = None,
     near: float = NEAR,
     slack: float = SLACK,
+    trust: float = TRUST,
 ) -> Readout:
     """Stage 3 of the paper: read points (P, 3) and their tokens (P, C) from N cameras **at latent size**, all at once.
 
@@ -265,7 +275,8 @@ def reproject(
     the lowest index. With `footprints` (P,) in metres a token that is seen from nearer than it was written, whose
     footprint is therefore wider than a cell, also covers the cells whose centre is inside a square of its width
     (footprint * fx / z cells) around it, at most MAX_SPLAT cells away; and tokens of one surface compete by how well
-    they fit the cell (`handicap`). Points that are not finite, or nearer than `near`, cover nothing.
+    they fit the cell, and by their age, which is the order of the rows (`handicap`). Points that are not finite, or
+    nearer than `near`, cover nothing.
 
     Raises:
         ValueError: shapes do not fit.
@@ -276,7 +287,7 @@ def reproject(
         raise ValueError(f"tokens: expected ({len(points)}, C), one row a point, got shape {tuple(tokens.shape)}")
     if footprints is not None and footprints.shape != points.shape[:1]:
         raise ValueError(f"footprints: expected ({len(points)},), got shape {tuple(footprints.shape)}")
-    test = DepthTest(cameras, near, slack)
+    test = DepthTest(cameras, near, slack, trust)
     for start in range(0, len(points), test.chunk):
         part = slice(start, start + test.chunk)
         index = torch.arange(start, min(start + test.chunk, len(points)), device=points.device)

@@ -22,6 +22,7 @@ STAGES = ("read", "denoise", "decode", "depth", "write")
 WINDOW = 16  # past latent frames that a new surface is held against
 TOLERANCE = 0.1  # relative depth
 EDGE_THRESHOLD = 0.05  # relative jump in depth
+WITNESSES = 4  # new frames, at most, that must look through a token before it goes
 
 
 @dataclass
@@ -54,10 +55,10 @@ class Past:
 def find_moving(past: Past, readout: Readout, depth: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Stage 4 by geometry alone: what of the last N frames moves, and which tokens show what has moved away.
 
-    A surface moves if it stands where at least two other recent frames saw something well behind. A token has moved
-    away if the new frames look through it. One frame's depth may err, so a second one has to agree (where there are
-    two). That a surface looks unlike its token is no evidence here: a token seen half a cell off its centre does, too
-    (notebook 04 measures it).
+    A surface moves if it stands where at least two other recent frames saw something well behind; or the first one
+    did, which is no guess: what hangs there was generated at a wrong depth, if it did not come since. A token has moved
+    away if the new frames look through it, all of them (up to WITNESSES), for their depth may err. That a surface looks
+    unlike its token is no evidence here: a token seen half a cell off its centre does, too (notebook 04 measures it).
 
     Args:
         past: the scene's frames, the N new ones last.
@@ -75,10 +76,12 @@ def find_moving(past: Past, readout: Readout, depth: Tensor, stride: int) -> tup
     if not witnesses:
         nothing = torch.zeros_like(surface, dtype=torch.bool)
         return nothing, readout.index[nothing]
-    moving = looked_through(surface, Cameras.cat(past.cameras[-new:]), behind, views, TOLERANCE, witnesses)
+    cameras = Cameras.cat(past.cameras[-new:])
+    moving = looked_through(surface, cameras, behind, views, TOLERANCE, witnesses)
+    moving |= looked_through(surface, cameras, past.depth[0][None], past.cameras[0], TOLERANCE)
     gone = inconsistent(depth, readout, tolerance=TOLERANCE)
     rows, counts = readout.index[gone & (readout.index >= 0)].unique(return_counts=True)
-    return moving, rows[counts >= min(2, new)]
+    return moving, rows[counts >= min(WITNESSES, new)]
 
 
 @dataclass

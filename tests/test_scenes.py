@@ -62,7 +62,7 @@ def test_a_square_that_stands_is_kept_even_if_depth_errs():
 
 
 def test_one_frame_alone_is_no_witness_against_the_others():
-    """A single frame whose depth is wildly wrong neither marks what stands before it nor deletes it."""
+    """A single later frame whose depth is wildly wrong neither marks what stands before it nor deletes it."""
     views = camera(*[pose((0.01 * i, 0.0, 0.0)) for i in range(5)])
     depth = torch.cat([square_in_front(views[i], -0.4)[0] for i in range(5)])
     memory, past, latents = LatentGrid(stride=STRIDE), Past(), torch.zeros(5, CHANNELS, *CELLS)
@@ -73,7 +73,9 @@ def test_one_frame_alone_is_no_witness_against_the_others():
     readout = memory.read(views[1:])
     past.add(latents[1:], broken, views[1:], STRIDE)
     found, rows = find_moving(past, readout, broken, STRIDE)
-    assert not found.any() and not len(rows)
+    covered = readout.visibility & (readout.index >= 0)
+    assert not len(rows) and not (found & ~covered).any(), "at the edges the first image may object, which has them"
+    assert found.float().mean() < 0.05
     assert seen_through(broken, views[1:], STRIDE).any(), "it would, if one were enough"
 
 
@@ -90,12 +92,36 @@ def test_only_recent_frames_are_asked():
     views = camera(*[pose()] * (WINDOW + 4))
     depth = torch.full((WINDOW + 4, 64, 96), 4.0)
     depth[4:] = 2.0  # a wall has come nearer for good: long enough ago to be believed again
+    depth[0] = 0.0  # the first image knows nothing
     past = Past()
     past.add(torch.zeros(len(depth), CHANNELS, *CELLS), depth, views, STRIDE)
     empty = LatentGrid(stride=STRIDE, channels=CHANNELS).read(views[-1])
     assert not find_moving(past, empty, depth[-1:], STRIDE)[0].any()
-    past.cameras, past.depth, past.behind = past.cameras[2:-1], past.depth[2:-1], past.behind[2:-1]
+    for rows in (past.cameras, past.depth, past.behind):
+        del rows[1], rows[-1]
     assert find_moving(past, empty, depth[-1:], STRIDE)[0].all(), "and a little earlier it is not"
+
+
+def test_nothing_is_written_before_what_the_first_image_saw():
+    """What a wrong depth makes hang before the first image's surfaces is found however long ago that was."""
+    views = camera(*[pose()] * (WINDOW + 4))
+    depth = torch.full((WINDOW + 4, 64, 96), 4.0)
+    depth[1:, :, 48:] = 3.0
+    past = Past()
+    past.add(torch.zeros(len(depth), CHANNELS, *CELLS), depth, views, STRIDE)
+    empty = LatentGrid(stride=STRIDE, channels=CHANNELS).read(views[-1])
+    found, _ = find_moving(past, empty, depth[-1:], STRIDE)
+    assert found[0, :, 6:].all() and not found[0, :, :6].any()
+
+
+def test_of_one_surface_the_older_token_is_read():
+    view, memory = camera(pose()), LatentGrid(stride=STRIDE, policy="append")
+    wall = torch.full((1, 64, 96), 4.0)
+    memory.write(torch.zeros(1, CHANNELS, *CELLS), wall, view)
+    memory.write(torch.ones(1, CHANNELS, *CELLS), 0.95 * wall, view)  # generated, and hangs a little before it
+    assert not memory.read(view).latents.any() and memory.read(view, trust=0.0).latents.all()
+    memory.write(torch.ones(1, CHANNELS, *CELLS), 0.5 * wall, view)  # something else, in front
+    assert memory.read(view).latents.all()
 
 
 def test_the_loop_finds_what_moves_by_itself_and_masks_that_are_given_count_alone():

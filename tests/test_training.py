@@ -13,7 +13,7 @@ from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
 from mirage_nb.training.memory import MemoryLoss
-from mirage_nb.training.tasks import beside, choose, draw_task, following
+from mirage_nb.training.tasks import beside, choose, draw_task, following, spoil
 from mirage_nb.training.tiny import Schedule, train_tiny
 from mirage_nb.training.vae import vae_loss
 
@@ -135,17 +135,61 @@ def test_a_rehearsed_batch_sees_what_the_model_made(walks, returning):
         calls.append((noisy, timestep, out.sample, control))
         return out
 
-    MemoryLoss(data, batch=2, drop=0.0, rehearse=float(returning))(model, 0, torch.Generator().manual_seed(1))
+    loss = MemoryLoss(data, batch=2, drop=0.0, rehearse=float(returning))
     if not returning:
+        loss(model, 0, torch.Generator().manual_seed(1))
         assert len(calls) == 1
         return
+    seed = next(s for s in range(99) if loss.sample(torch.Generator().manual_seed(s), model=model) and pure(calls))
+    calls.clear()
+    loss(model, 0, torch.Generator().manual_seed(seed))
     (noise, timestep, first, _), (halfway, later, second, _), (noisy, _, learnt, control) = calls
     assert not first.requires_grad and not second.requires_grad and learnt.requires_grad
-    assert (timestep[:, 1:] == 1000).all() and (later[:, 1:] == 750).all() and not timestep[:, 0].any()
+    assert not timestep[:, 0].any() and not later[:, 0].any() and (later[:, 1:] == 750).all()
     torch.testing.assert_close(halfway[:, :, 1:], (noise - 0.25 * first)[:, :, 1:])  # a step from sigma 1 to 0.75
     made = (halfway - 0.75 * second)[:, :, -1]
     assert (noisy[:, :, 0] - made).abs().max() < 0.6, "the next segment begins with the generated frame"
     assert control[:, data.latents.shape[2]].mean() > 0.2, "and sees a memory"
+
+
+def pure(calls) -> bool:
+    """Whether the last rehearsal began, for all samples, from pure noise."""
+    return bool((calls[-2][1][:, 1:] == 1000).all())
+
+
+def test_a_rehearsal_from_the_noisy_truth_keeps_its_shapes(walks):
+    data = EncodedWalks.encode(walks, build_micro()["vae"])
+    batch = MemoryLoss(data, batch=2).sample(torch.Generator().manual_seed(0))
+    truth = batch.noise - batch.clean
+
+    class Perfect:
+        """Its velocity is the true one, and off by a little."""
+
+        def __call__(self, noisy, timestep, control, **_):
+            return type("Output", (), {"sample": truth + 0.1})
+
+    for start in (1.0, 0.5):
+        made = batch.generate(Perfect(), torch.tensor([start, start]))
+        first, second = 3 * start / (1 + 2 * start), 3 * start / (2 + 2 * start)  # the levels of the two steps, shifted
+        error = 0.1 * ((1 - second) * first + second)
+        torch.testing.assert_close(made, batch.clean[:, :, 1:] - error, atol=1e-4, rtol=0)
+
+
+def test_the_past_errs_on_one_side_of_a_plane_and_the_truth_stays(walks):
+    data = EncodedWalks.encode(walks, build_micro()["vae"], mirror=False)
+    before, g, shares = data.latents.clone(), torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        task = draw_task(data, 4, 0.0, True, 2, g)
+        wrong = spoil(data, task, g)
+        assert torch.equal(wrong.segment, task.segment) and torch.equal(wrong.known.index, task.known.index)
+        assert torch.equal(data.latents, before)
+        changed = (wrong.known.latents != task.known.latents).any(1)
+        shares.append(changed.float().mean().item())
+        cameras = data.cameras(task.room, task.known.index).resize(before.shape[-2:])
+        points = cameras.unproject(data.depths[0][task.room, task.known.index].float())
+        if 0.1 < shares[-1] < 0.9:  # two convex halves: their middles lie apart
+            assert (points[changed].mean(0) - points[~changed].mean(0))[[0, 2]].norm() > 0.1
+    assert 0.2 < sum(shares) / len(shares) < 0.8 and min(shares) < 0.3
 
 
 @pytest.mark.parametrize("recipe", ["vae", "depth", "memory"])

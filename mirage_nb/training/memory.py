@@ -2,7 +2,8 @@
 
 The memory of a sample is built as at inference, by our own lift and readout, from other frames of the same walk: on the
 way out from frames that came before, on the way back from frames all along the walk. Part of the time the model first
-generates a segment, which is written back, and then learns on the next one: so it meets its own mistakes.
+generates a segment, which is written back, and then learns on the next one; and part of the time the past is spoilt as
+that of a long walk is: so it meets its own mistakes, and those that grow from them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import surprise
 from mirage_nb.references import Context
 from mirage_nb.training.encoded import EncodedWalks
-from mirage_nb.training.tasks import Task, beside, draw_task, following, remember
+from mirage_nb.training.tasks import Task, beside, draw_task, following, remember, spoil
 
 SHIFT = 3.0  # of the noise schedule; the paper's 5 is for pictures of 44 x 80 cells, ours have 16 x 16
 
@@ -48,11 +49,12 @@ class Batch(NamedTuple):
         return surprise(*prior(self.control[:, :, 1:length]), self.clean[:, :, 1:])
 
     @torch.no_grad()
-    def generate(self, model: nn.Module) -> Tensor:
-        """The new frames as the sampler makes them in two steps from pure noise, (B, C, T - 1, h, w)."""
-        made = torch.zeros_like(self.clean)
-        for uniform in (1.0, 0.5):
-            level = shifted(torch.full_like(self.sigma, uniform))
+    def generate(self, model: nn.Module, start: Tensor) -> Tensor:
+        """The new frames as the sampler makes them in two steps, (B, C, T - 1, h, w): where `start` (B,) is 1 from pure
+        noise, below from the noisy truth, so that its shapes are kept and its details are the model's."""
+        made = self.clean
+        for part in (1.0, 0.5):
+            level = shifted(part * start)[:, None].repeat(1, self.clean.shape[2])
             level[:, 0] = 0
             wide = level[:, None, :, None, None]
             noisy = torch.cat([self.clean[:, :, :1], ((1 - wide) * made + wide * self.noise)[:, :, 1:]], 2)
@@ -77,6 +79,7 @@ class MemoryLoss:
             sees what was generated. Only on the way back: there the memory tells what is right.
         references, preceding: clean past frames beside the segment, at most (paper: 4 and 2). Half of the batches have
             none, the others a random number.
+        spoilt: share of samples whose past is as wrong as a long walk's own (`tasks.spoil`).
     """
 
     def __init__(
@@ -88,9 +91,10 @@ class MemoryLoss:
         rehearse: float = 0.25,
         references: int = 0,
         preceding: int = 0,
+        spoilt: float = 0.0,
     ) -> None:
         self.data, self.batch, self.length, self.drop, self.rehearse = data, batch, length, drop, rehearse
-        self.references, self.preceding = references, preceding
+        self.references, self.preceding, self.spoilt = references, preceding, spoilt
         if data.latents.shape[1] < length + preceding:
             raise ValueError(
                 f"data: expected walks of at least {length + preceding} latent frames, got {data.latents.shape[1]}"
@@ -115,9 +119,13 @@ class MemoryLoss:
         generators = [torch.Generator().manual_seed(number) for number in numbers]
         references, preceding = self._counts(generator)
         tasks = [draw_task(self.data, self.length, self.drop, rehearsed, preceding, g) for g in generators]
+        if self.spoilt:
+            chosen = [bool(torch.rand((), generator=g) < self.spoilt) for g in generators]
+            tasks = [spoil(self.data, t, g) if yes else t for t, g, yes in zip(tasks, generators, chosen)]
         batch = self._inputs(tasks, generators, references)
         if rehearsed:
-            made, total = batch.generate(model), self.data.latents.shape[1]
+            start = torch.stack([(1.5 * torch.rand((), generator=g)).clamp(0.4, 1) for g in generators])
+            made, total = batch.generate(model, start), self.data.latents.shape[1]
             tasks = [following(task, m, total, g) for task, m, g in zip(tasks, made, generators)]
             batch = self._inputs(tasks, generators, references)
         wrong = torch.stack([torch.rand((), generator=g) for g in generators])[:, None, None, None]

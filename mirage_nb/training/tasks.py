@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -80,6 +80,44 @@ def draw_task(
     return Task(room, segment, latents[segment[0]], *frames)
 
 
+def spoil(data: EncodedWalks, task: Task, generator: torch.Generator) -> Task:
+    """The task, its past as a long walk's own looks: on one side of a plane that stands in the room, softer than the
+    truth and of another tint.
+
+    Every segment begins where the one before ended. One that learnt from true frames alone takes a soft border for a
+    soft wall, and so the next one is softer. The truth remains what is to be learnt.
+    """
+
+    def uniform(shape: tuple = ()) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    def soft(latents: Tensor, window: int) -> Tensor:
+        return torch.nn.functional.avg_pool2d(latents, window, 1, window // 2, count_include_pad=False)
+
+    def points(index: Tensor) -> Tensor:
+        return data.cameras(task.room, index).resize(size).unproject(data.depths[0][task.room, index].float())
+
+    size = data.latents.shape[-2:]
+    angle = 2 * torch.pi * uniform()
+    normal = torch.stack([angle.cos(), torch.zeros(()), angle.sin()])  # y is down: the plane is upright
+    seen = points(task.segment).flatten(0, 2)
+    anchor = seen[int(torch.randint(len(seen), (), generator=generator))]
+    room, frame = (int(torch.randint(n, (), generator=generator)) for n in data.latents.shape[:2])
+    other = soft(data.latents[room, frame].float()[None], 9)
+    window, strength, tint = 3 + 2 * int(torch.randint(3, (), generator=generator)), uniform(), 0.5 * uniform() ** 2
+
+    def wrong(latents: Tensor, index: Tensor) -> Tensor:
+        if not len(index):
+            return latents
+        where = ((points(index) - anchor) @ normal > 0)[:, None]
+        change = strength * (soft(latents, window) - latents) + tint * (other - soft(latents, 9))
+        return latents + where * change
+
+    frames = {name: getattr(task, name) for name in ("known", "past", "preceding")}
+    frames = {name: f._replace(latents=wrong(f.latents, f.index)) for name, f in frames.items()}
+    return replace(task, first=wrong(task.first[None], task.segment[:1])[0], **frames)
+
+
 def following(task: Task, made: Tensor, total: int, generator: torch.Generator) -> Task:
     """The segment after a generated one, (C, T - 1, h, w): onwards, or back over it. What was generated is written."""
     length = len(task.segment)
@@ -110,7 +148,8 @@ def remember(data: EncodedWalks, task: Task, frames: Tensor, generator: torch.Ge
         depth = depth * (1 + 0.02 * bend + 0.02 * draw(1, 1, 1) + 0.01 * draw(len(index), 1, 1)).clamp(0.7, 1.4)
     tokens = tokens + 0.15 * torch.rand((), generator=generator) * draw(*tokens.shape)
     points = lift(tokens, depth, data.cameras(task.room, index), data.cells[task.room, index])
-    return reproject(points.positions, points.tokens, target, points.footprints)
+    # Here the order of the rows is not that of writing, and no token is older than another.
+    return reproject(points.positions, points.tokens, target, points.footprints, trust=0.0)
 
 
 def beside(data: EncodedWalks, task: Task, references: int, generator: torch.Generator) -> Context:

@@ -46,10 +46,6 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     from mirage_nb.models.presets import build_scheduler, build_tiny
     from mirage_nb.pipeline import MiragePipeline
     from mirage_nb.training.depth import depth_absrel, depth_loss
-    from mirage_nb.training.encoded import EncodedWalks
-    from mirage_nb.training.memory import MemoryLoss
-    from mirage_nb.training.prior import prior_loss
-    from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
 
     folder, schedule = Path(folder), schedule or Schedule()
     render_rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
@@ -59,20 +55,41 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     parts = build_tiny(seed)
     vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
 
-    common = dict(seed=seed, validate=lambda model: vae_psnr(model, held_out))
-    fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, weight_decay=0.0, **common)
-    polish = vae_loss(walks, near=deepcopy(vae).eval().requires_grad_(False))
-    fit(vae, polish, steps=schedule.polish, folder=folder / "polish", lr=4e-4, weight_decay=0.0, ema=0.998, **common)
-    vae.eval().requires_grad_(False)
-    set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
-
+    _train_vae(vae, walks, held_out, folder, schedule, seed)
     common = dict(seed=seed, validate=lambda model: depth_absrel(model, held_out))
     fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, **common)
     depth.eval().requires_grad_(False)
-
-    # The depth network never sees wild rooms: their exact depth stands for what a recording brings along.
     encode_with_bar(folder / "walks", folder / "encoded", vae, depth)
+    # The depth network never sees wild rooms: their exact depth stands for what a recording brings along.
     encode_with_bar(folder / "wild_walks", folder / "wild_encoded", vae, None)
+    _train_transformer(transformer, folder, schedule, seed, compile)
+
+    parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
+    target = folder / "mirage-tiny"
+    if processes().is_main_process:
+        _save(MiragePipeline(references=4, **parts), target)
+    processes().wait_for_everyone()
+    return target
+
+
+def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Schedule, seed: int) -> None:
+    """The whole VAE: first roughly, then for PSNR, near what it was; and the latents' statistics."""
+    from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
+
+    common = dict(seed=seed, weight_decay=0.0, validate=lambda model: vae_psnr(model, held_out))
+    fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, **common)
+    loss = vae_loss(walks, near=deepcopy(vae).eval().requires_grad_(False))
+    fit(vae, loss, steps=schedule.polish, folder=folder / "polish", lr=4e-4, ema=0.998, **common)
+    vae.eval().requires_grad_(False)
+    set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
+
+
+def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int, compile: bool) -> None:
+    """The prior; then to read the memory; then to live with what was generated."""
+    from mirage_nb.training.encoded import EncodedWalks
+    from mirage_nb.training.memory import MemoryLoss
+    from mirage_nb.training.prior import prior_loss
+
     encoded = EncodedWalks.load(folder / "encoded", folder / "wild_encoded")
     common = dict(ema=0.998, seed=seed)
     fit(transformer.prior, prior_loss(encoded), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3, **common)
@@ -81,17 +98,11 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
             block.compile()
     common = dict(steps=schedule.memory, ema=0.999, warmup=200, seed=seed)
     fit(transformer, MemoryLoss(encoded), folder=folder / "memory", lr=6e-4, **common)
-    # Then with past frames beside the segment, and oftener on what it has made itself; earlier that would only make
-    # every step longer.
-    loss = MemoryLoss(encoded, rehearse=0.5, references=4, preceding=2)
+    # Then with past frames beside the segment, oftener on what it has made itself, and on spoilt pasts; earlier that
+    # would only make every step longer.
+    loss = MemoryLoss(encoded, rehearse=0.5, references=4, preceding=2, spoilt=0.6)
     common = dict(steps=schedule.context, ema=0.998, seed=seed + 1)
     fit(transformer, loss, folder=folder / "context", lr=4e-4, **common)
-    parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
-    target = folder / "mirage-tiny"
-    if processes().is_main_process:
-        _save(MiragePipeline(references=4, **parts), target)
-    processes().wait_for_everyone()
-    return target
 
 
 def _save(pipe, target: Path) -> None:
