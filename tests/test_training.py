@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
 from mirage_nb.training.memory import MemoryLoss
-from mirage_nb.training.tasks import beside, choose, draw_task, following, spoil
+from mirage_nb.training.tasks import Frames, beside, choose, draw_task, following, remember, spoil
 from mirage_nb.training.tiny import Schedule, train_tiny
 from mirage_nb.training.vae import vae_loss
 
@@ -190,6 +191,20 @@ def test_the_past_errs_on_one_side_of_a_plane_and_the_truth_stays(walks):
         if 0.1 < shares[-1] < 0.9:  # two convex halves: their middles lie apart
             assert (points[changed].mean(0) - points[~changed].mean(0))[[0, 2]].norm() > 0.1
     assert 0.2 < sum(shares) / len(shares) < 0.8 and min(shares) < 0.3
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_where_a_network_guesses_depth_a_window_is_remembered(walks, share):
+    data = EncodedWalks.encode(walks, build_micro()["vae"], mirror=False)
+    data.depths[0][:], data.cells[:] = 3.0, True
+    data.depths[0][:, :, 4:8, 4:8], data.cells[:, :, 3:9, 3:9] = 0.0, False  # its sky, and the cells of its frame
+    task = draw_task(data, 4, 0.0, False, 0, torch.Generator().manual_seed(0))
+    only = task.segment[:1]
+    task = replace(task, known=Frames(only, data.latents[task.room, only].float()))
+    for seed in range(4):
+        readout = remember(data, task, only, torch.Generator().manual_seed(seed), share)
+        window = readout.visibility.reshape(data.latents.shape[-2:])[4:8, 4:8]
+        assert window.float().mean() == 0 if not share else window.float().mean() > 0.8
 
 
 @pytest.mark.parametrize("recipe", ["vae", "depth", "memory"])

@@ -13,6 +13,10 @@ from mirage_nb.references import Context, choose_references, shared_voxel_size, 
 from mirage_nb.reprojection import Readout, reproject
 from mirage_nb.training.encoded import EncodedWalks
 
+# In use depth is mostly a network's, which guesses one for a window's sky, too, and windows are remembered. Were they
+# not in training, nearly half of what a memory does not show would be windows, and all that is new would turn bright.
+GUESSED = 0.8  # share of samples with such depth
+
 
 class Frames(NamedTuple):
     """Some frames of a walk: which ones (K,), and their latents (K, C, h, w), true or generated."""
@@ -88,8 +92,8 @@ def spoil(data: EncodedWalks, task: Task, generator: torch.Generator) -> Task:
     soft wall, and so the next one is softer. The truth remains what is to be learnt.
     """
 
-    def uniform(shape: tuple = ()) -> Tensor:
-        return torch.rand(shape, generator=generator)
+    def uniform() -> Tensor:
+        return torch.rand((), generator=generator)
 
     def soft(latents: Tensor, window: int) -> Tensor:
         return torch.nn.functional.avg_pool2d(latents, window, 1, window // 2, count_include_pad=False)
@@ -131,7 +135,21 @@ def following(task: Task, made: Tensor, total: int, generator: torch.Generator) 
     return Task(task.room, segment, made[:, -1], task.known.join(*new), task.past.join(*new), preceding)
 
 
-def remember(data: EncodedWalks, task: Task, frames: Tensor, generator: torch.Generator) -> Readout:
+def around(cells: Tensor) -> Tensor:
+    """The cells (N, h, w), bool, and their neighbours."""
+    return torch.nn.functional.max_pool2d(cells.float(), 3, 1, 1) > 0
+
+
+def without_holes(depth: Tensor) -> Tensor:
+    """Depth (N, h, w) whose unknown cells, 0, take that of the nearest known ones, the farthest of them."""
+    for _ in range(max(depth.shape[1:])):
+        depth = torch.where(depth > 0, depth, torch.nn.functional.max_pool2d(depth, 3, 1, 1))
+    return depth
+
+
+def remember(
+    data: EncodedWalks, task: Task, frames: Tensor, generator: torch.Generator, guessed: float = GUESSED
+) -> Readout:
     """The readout, in the cameras of some frames, of the task's memory, with imperfect depth and tokens."""
 
     def draw(*shape: int) -> Tensor:
@@ -142,12 +160,15 @@ def remember(data: EncodedWalks, task: Task, frames: Tensor, generator: torch.Ge
     if not len(index):
         return Readout.empty(target, data.latents.shape[2])
     source = data.depths[int(torch.randint(len(data.depths), (), generator=generator))]
-    depth = source[task.room, index].float()
+    depth, cells = source[task.room, index].float(), data.cells[task.room, index]
+    if torch.rand((), generator=generator) < guessed:
+        windows = around(data.depths[0][task.room, index] == 0)
+        depth, cells = without_holes(depth), cells | windows
     if torch.rand((), generator=generator) < 0.5:
         bend = torch.nn.functional.interpolate(draw(len(index), 1, 3, 3), depth.shape[1:], mode="bicubic")[:, 0]
         depth = depth * (1 + 0.02 * bend + 0.02 * draw(1, 1, 1) + 0.01 * draw(len(index), 1, 1)).clamp(0.7, 1.4)
     tokens = tokens + 0.15 * torch.rand((), generator=generator) * draw(*tokens.shape)
-    points = lift(tokens, depth, data.cameras(task.room, index), data.cells[task.room, index])
+    points = lift(tokens, depth, data.cameras(task.room, index), cells)
     # Here the order of the rows is not that of writing, and no token is older than another.
     return reproject(points.positions, points.tokens, target, points.footprints, trust=0.0)
 
