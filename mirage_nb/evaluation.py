@@ -210,8 +210,7 @@ def evaluate_rooms(
             results = []
             for result in rollout(
                 pipe, stores, torch.stack([c.frames[0] for c in clips]), [c.cameras for c in clips], seeds=group,
-                num_inference_steps=num_inference_steps, depth=depth, references=pipe.config.references,
-                preceding=pipe.config.preceding,
+                num_inference_steps=num_inference_steps, depth=depth, **pipe.beside,
             ):  # fmt: skip
                 results.append(result)
                 count += 1
@@ -270,8 +269,7 @@ def evaluate_recording(
             store = make_memory(name, frame_encoder(pipe.vae), **options)
             results = list(rollout(
                 pipe, [store], clip.frames[:1], [clip.cameras], seeds=[seed], depth=depth[None],
-                num_inference_steps=num_inference_steps, references=pipe.config.references,
-                preceding=pipe.config.preceding,
+                num_inference_steps=num_inference_steps, **pipe.beside,
             ))  # fmt: skip
             frames = torch.cat([r.frames for r in results], 1)[0]
             if name == memories[0]:

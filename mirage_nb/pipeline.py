@@ -73,6 +73,7 @@ class MiragePipeline(DiffusionPipeline):
             such as `TransformersSegmentation`; not saved with the pipeline.
         autocast: compute float32 weights in bfloat16; without it everything runs in the precision it was loaded in.
         references, preceding: clean past latent frames that the transformer was trained to be shown (paper: 4 and 2).
+        lookahead: how many frames ahead it was trained to leap, see `stitching.rollout`; 0 for not at all.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae->depth_estimator"
@@ -81,10 +82,11 @@ class MiragePipeline(DiffusionPipeline):
 
     def __init__(
         self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None,
-        autocast: bool = True, references: int = 0, preceding: int = 0, mask_estimator=None,
+        autocast: bool = True, references: int = 0, preceding: int = 0, lookahead: int = 0,
+        mask_estimator=None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.register_to_config(autocast=autocast, references=references, preceding=preceding)
+        self.register_to_config(autocast=autocast, references=references, preceding=preceding, lookahead=lookahead)
         vae.autocast = transformer.autocast = autocast
         self.mask_estimator = mask_estimator
         self.register_modules(
@@ -128,6 +130,11 @@ class MiragePipeline(DiffusionPipeline):
         beside = {} if branch is None else {"references": 4, "preceding": 2}
         return cls(**parts, autocast=False, **beside)
 
+    @property
+    def beside(self) -> dict[str, int]:
+        """What the generator is shown beside the memory, and how far ahead it looks: options of `rollout`."""
+        return {name: self.config[name] for name in ("references", "preceding", "lookahead")}
+
     @torch.no_grad()
     def __call__(
         self,
@@ -143,6 +150,7 @@ class MiragePipeline(DiffusionPipeline):
         memory="latent",
         num_frames: int | None = None,
         num_inference_steps: int = 2,
+        lookahead: int | None = None,
         guidance_scale: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -168,6 +176,8 @@ class MiragePipeline(DiffusionPipeline):
             num_frames: temporal stride * k + 1; by default as many as the path has.
             num_inference_steps: denoising steps a segment: 2 are enough for what the bundled model remembers, 4 or 8
                 sharpen what it invents (notebook 05); 20 are the paper's for Wan.
+            lookahead: how many frames ahead to imagine the path, by default as the model was trained; 0 goes strictly
+                segment by segment, as somebody does who can't know the path (`stitching.rollout`).
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
@@ -197,7 +207,10 @@ class MiragePipeline(DiffusionPipeline):
         if self.depth_estimator is None and (depth is None or len(depth) < len(cameras)):
             raise ValueError("depth: this pipeline has no depth estimator, so depth (T, H, W) of every frame is needed")
         segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
-        memory = self._memory(memory)
+        memory, beside = self._memory(memory), self.beside
+        if lookahead is not None:
+            checks.integer("lookahead", lookahead, 0)
+            beside["lookahead"] = lookahead
         seed = draw_seed(generator) if generator is not None else seed
         text.check_prompt(self, prompt, negative_prompt, guidance_scale)
 
@@ -208,7 +221,8 @@ class MiragePipeline(DiffusionPipeline):
                 "depth": digest(depth), "moving": digest(moving, *masks),
                 "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "memory": digest(type(memory).__name__, getattr(memory, "policy", None), memory.frames, len(memory)),
-                "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),
+                "num_inference_steps": digest(num_inference_steps, beside["lookahead"]),
+                "model": model_digest(self.components),
             }  # fmt: skip
             run = Run(output_dir, inputs, seed)
             seed = run.seed
@@ -232,7 +246,7 @@ class MiragePipeline(DiffusionPipeline):
             depth=None if depth is None else depth[None], moving=None if moving is None else moving[None],
             encoder_hidden_states=text.encode_prompt(self, prompt),
             on_step=on_step if callback_on_step_end else None,
-            references=self.config.references, preceding=self.config.preceding,
+            **beside,
             done=len(parts), latents=latents, past=past, device=self._execution_device,
         )  # fmt: skip
         with self.progress_bar(total=len(segments)) as progress:

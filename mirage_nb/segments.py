@@ -59,10 +59,11 @@ def plan_segments(num_frames: int, new_frames_per_segment: int, temporal_stride:
     ]
 
 
-def segment_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
-    """The noise that a segment starts from.
+def segment_noise(seed: int, index: int, shape: Sequence[int], ahead: bool = False) -> Tensor:
+    """The noise that a segment starts from, or that of the view `ahead` of it.
 
     It depends on nothing else, so that a resumed run, a batch and every kind of memory get the same.
     """
-    mixed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])  # torch uses 32 bits of a seed
+    key = (index, 1) if ahead else (index,)
+    mixed = int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])  # torch uses 32 bits of a seed
     return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed))

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from mirage_nb.alignment import Fit
 from mirage_nb.cameras import Cameras
+from mirage_nb.denoising import denoise, look_ahead
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.prior import remembered
 from mirage_nb.models.vae import decode, encode, precision, spatial_stride, temporal_stride, visible_latents
-from mirage_nb.references import Context
 from mirage_nb.reprojection import Readout
 from mirage_nb.scenes import STAGES, Clock, Scenes, align_scale
 from mirage_nb.segments import plan_segments, segment_noise
@@ -114,6 +113,7 @@ def rollout(
     references: int = 0,
     preceding: int = 0,
     overlap: bool = True,
+    lookahead: int = 0,
     device: torch.device | str | None = None,
 ) -> Iterator[SegmentResult]:
     """Generate B videos of equal length at once, segment by segment (paper: segment stitching).
@@ -139,6 +139,10 @@ def rollout(
             trained with them; the bundled one was, and is best with 4 and 0.
         overlap: show the generator the last frame of the segment before, clean, as the first of the next one. Without
             it (to see what it is worth) that frame is made again, and thrown away.
+        lookahead: every so many frames, first imagine the view as many frames ahead (or at the path's end) in one leap,
+            and write it to the memory, if it shows much that is new; 0 never does. What a long way out invents then
+            hangs on a chain of few links, not of one a segment. A multiple of a segment's new frames; for models that
+            were trained to leap, without temporal compression.
         device: where to compute; by default where the transformer is.
 
     Yields:
@@ -162,12 +166,16 @@ def rollout(
         raise ValueError("depth: there is no depth estimator, so the depth (T, H, W) of every frame is needed")
     if getattr(models.depth_estimator, "relative", False) and depth is None and not all(map(len, memories)):
         raise ValueError(NO_SCALE)
-    segments = plan_segments(num_frames, new_frames_per_segment(models), temporal_stride(models.vae))
+    each = new_frames_per_segment(models)
+    if lookahead and (lookahead < 0 or lookahead % each or temporal_stride(models.vae) > 1):
+        rule = f"a multiple of {each}" if temporal_stride(models.vae) == 1 else "0, this VAE compresses time"
+        raise ValueError(f"lookahead: expected {rule}, got {lookahead}")
+    segments = plan_segments(num_frames, each, temporal_stride(models.vae))
     device = torch.device(device or next(models.transformer.parameters()).device)
     scenes = Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)
     if past is not None:
         scenes.recall(*past, at=list(range(0, num_frames, temporal_stride(models.vae)))[: past[0].shape[2]])
-    text, steps, beside = encoder_hidden_states, num_inference_steps, (references, preceding, overlap)
+    text, steps, beside = encoder_hidden_states, num_inference_steps, (references, preceding, overlap, lookahead)
     return _roll(scenes, segments[done:], image.to(device), latents, seeds, steps, text, on_step, beside)
 
 
@@ -188,6 +196,8 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             parts.append(
                 (image[:, None], first, *scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
             )
+        if beside[3] and segment.start % beside[3] == 0:
+            look_ahead(scenes, segment, beside[3], overlap, seeds, steps, text, clock)
         with clock("read"):
             readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
             context, references, preceding = scenes.context(readouts, at, *beside[:2])
@@ -225,43 +235,3 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             references=references,
             fits=[fits[n:] for fits, n in zip(scenes.fits, fitted)],
         )
-
-
-def denoise(
-    models, clean: Tensor | None, noise: Tensor, control: Tensor, steps: int, text=None, on_step=None,
-    context: Context | None = None,
-) -> Tensor:  # fmt: skip
-    """Latents (B, C, t, h, w) from noise of that shape, the first frame being `clean` (B, C, h, w), at timestep 0.
-
-    Without a clean frame all are made. With a `context` of past frames the control (B, K, t + p, h, w) has those that
-    precede the target after it.
-
-    More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
-    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
-    """
-    scheduler, device = models.scheduler, noise.device.type
-    context = context or Context(noise[:, :, :0], noise[:, :, :0])
-    prior, held = getattr(models.transformer, "prior", None), None
-    if prior is not None and steps > 2:
-        held = noise - denoise(models, clean, noise, control, 2, text, None, context)  # their velocity: a straight way
-        with precision(models.transformer, noise.device):
-            known = remembered(prior(control)[1][:, :, : noise.shape[2]])
-    scheduler.set_timesteps(steps, device=noise.device)
-    latents = noise.clone()
-    if clean is not None:
-        latents[:, :, 0] = clean
-    with precision(models.transformer, noise.device):  # around all steps: the weights are cast once
-        for step, timestep in enumerate(scheduler.timesteps):
-            timesteps = timestep.float().repeat(len(latents), latents.shape[2])
-            timesteps[:, 0] *= clean is None
-            inputs, timesteps, more = context.arguments(latents, timesteps)
-            velocity = models.transformer(inputs, timesteps, control, encoder_hidden_states=text, **more).sample
-            with torch.autocast(device, enabled=False):  # the scheduler stays in float32
-                velocity = context.of_target(velocity.float())
-                velocity = velocity if held is None else torch.where(known, held, velocity)
-                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-                if clean is not None:
-                    latents[:, :, 0] = clean
-                if on_step is not None:
-                    latents = on_step(step, timestep, latents)
-    return latents

@@ -37,6 +37,24 @@ def test_seeds_repeat_and_differ(single):
     assert torch.equal(drawn.frames, call(single, seed=drawn.report["seed"]).frames), "the report tells the seed"
 
 
+def test_it_looks_ahead_as_the_model_was_trained_or_as_it_is_told(single, tmp_path):
+    path = camera_path("pan_left", 9, degrees_per_frame=6.0)
+    plain, ahead = call(single, segments=4, c2w=path), call(single, segments=4, c2w=path, lookahead=8)
+    assert not torch.equal(plain.frames, ahead.frames)
+    single.save_pretrained(tmp_path)
+    trained = MiragePipeline.from_pretrained(tmp_path)
+    trained.register_to_config(lookahead=8)
+    trained.save_pretrained(tmp_path / "again")
+    trained = MiragePipeline.from_pretrained(tmp_path / "again")
+    assert trained.beside == {"references": 0, "preceding": 0, "lookahead": 8}
+    assert torch.equal(call(trained, segments=4, c2w=path).frames, ahead.frames)
+    assert torch.equal(call(trained, segments=4, c2w=path, lookahead=0).frames, plain.frames)
+    with pytest.raises(ValueError, match="lookahead: expected an integer"):
+        call(single, lookahead=-4)
+    with pytest.raises(ValueError, match="lookahead: expected a multiple of 2"):
+        call(single, lookahead=3)
+
+
 def test_global_random_state_is_left_alone(single):
     torch.manual_seed(0)
     expected = torch.rand(3)

@@ -123,11 +123,12 @@ def test_what_the_transformer_is_given_beside_the_target(temporal):
     assert results[3].references[0], "the way back shares its voxels with the way out"
 
 
-def test_a_resumed_run_knows_the_past():
+@pytest.mark.parametrize("lookahead", [0, 4])
+def test_a_resumed_run_knows_the_past(lookahead):
     parts = SimpleNamespace(**build_micro())
     cameras = Cameras(camera_path("there_and_back", 9), [40.0, 42.0, 25.0, 15.0], SIZE)
     image, depth = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8), box_depth(cameras)[None]
-    options = dict(seeds=[0], depth=depth, references=3, preceding=2)
+    options = dict(seeds=[0], depth=depth, references=3, preceding=2, lookahead=lookahead)
     memory = make_memory("latent")
     whole = list(rollout(parts, [memory], image, [cameras], **options))
     memory, early = make_memory("latent"), []

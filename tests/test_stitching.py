@@ -34,8 +34,8 @@ def models(temporal: bool = False) -> SimpleNamespace:
     return SimpleNamespace(**build_micro(temporal=temporal))
 
 
-def walk(frames: int, name: str = "there_and_back") -> Cameras:
-    return Cameras(camera_path(name, frames), torch.tensor([40.0, 42.0, 25.0, 15.0]), SIZE)
+def walk(frames: int, name: str = "there_and_back", **speeds) -> Cameras:
+    return Cameras(camera_path(name, frames, **speeds), torch.tensor([40.0, 42.0, 25.0, 15.0]), SIZE)
 
 
 def images(count: int) -> torch.Tensor:
@@ -204,6 +204,41 @@ def test_a_batch_equals_its_scenes_one_by_one():
         torch.testing.assert_close(together[scene], alone[0], atol=0.05, rtol=0.05)  # sums in bfloat16
         assert abs(count[0] - tokens[scene]) <= 1
     assert (together[0] - together[1]).abs().mean() > 0.2, "the scenes must differ for this to say anything"
+
+
+def test_a_look_ahead_is_remembered_and_leaves_the_video_its_clock():
+    parts, image, cameras = models(), images(1), walk(25, "pan_left", degrees_per_frame=6.0)
+    depth = box_depth(cameras)[None]
+    each = new_frames_per_segment(parts)
+    options = dict(seeds=[3], depth=depth, references=2)
+
+    def run(distance: int):
+        memory = make_memory("latent")
+        return list(rollout(parts, [memory], image, [cameras], lookahead=distance, **options)), memory
+
+    (plain, alone), (ahead, memory) = run(0), run(4 * each)
+    shown = [results[3].readouts[0].visibility[-1].float().mean() for results in (plain, ahead)]
+    assert shown[1] > shown[0] + 0.1, "what lies ahead was in the memory before the segment that comes there"
+    assert joined(ahead).shape == joined(plain).shape and memory.frames == alone.frames == 25
+    again, _ = run(4 * each)
+    assert torch.equal(joined(again), joined(ahead))
+    nothing = list(rollout(parts, [make_memory("none")], image, [cameras], lookahead=4 * each, **options))
+    assert not any(r.visibility.any() for r in nothing)
+    # The way back shows nothing new, so nobody looks ahead.
+    cameras = walk(25)
+    depth = box_depth(cameras)[None]
+    memory, calls = make_memory("latent"), []
+    write = memory.write
+    memory.write = lambda *args, **more: calls.append(len(args[0])) or write(*args, **more)
+    list(rollout(parts, [memory], image, [cameras], lookahead=4 * each, **options | {"depth": depth}))
+    assert calls[0] == 1 and calls.count(1) == 2, "the image and one view ahead; the rest are whole segments"
+
+
+def test_memory_cannot_look_ahead_of_compressed_time():
+    for temporal, distance, told in ((False, 3, "a multiple of 2"), (True, 8, "compresses time")):
+        parts, cameras = models(temporal), walk(17)
+        with pytest.raises(ValueError, match=f"lookahead: .*{told}"):
+            rollout(parts, [make_memory("latent")], images(1), [cameras], seeds=[0], lookahead=distance)
 
 
 @pytest.mark.parametrize("temporal", [False, True])

@@ -13,7 +13,7 @@ from mirage_nb.training.data import HELD_OUT, Walks, write_walks
 from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
-from mirage_nb.training.memory import MemoryLoss
+from mirage_nb.training.memory import MemoryLoss, in_turn
 from mirage_nb.training.tasks import Frames, beside, choose, draw_task, following, remember, spoil
 from mirage_nb.training.tiny import Schedule, train_tiny
 from mirage_nb.training.vae import vae_loss
@@ -87,6 +87,35 @@ def test_a_segment_never_remembers_its_own_future_on_the_way_out():
         assert len(known) >= 2 and 0 <= known.min() and known.max() < 25
         walked = torch.cat([before, segment])
         assert len(walked) == 7 and (walked.diff() == walked[1] - walked[0]).all() and 0 <= walked.min() <= 18
+
+
+def test_a_leap_takes_frames_that_lie_apart():
+    g, steps = torch.Generator().manual_seed(0), set()
+    for returning in (False, True):
+        for _ in range(100):
+            segment, _, known = choose(13, 2, returning, g, leap=4)
+            steps.add(int(segment[1] - segment[0]))
+            assert 0 <= segment.min() and segment.max() < 13
+            if not returning:
+                assert ((known - segment[0]) * (segment[1] - segment[0]) <= 0).all(), "remembers what lies ahead"
+    assert steps == {-4, -3, -2, -1, 1, 2, 3, 4}
+    assert choose(7, 5, False, g, leap=9)[0].diff().abs().unique().tolist() == [1], "as far as the walk is long"
+
+
+def test_a_sparse_walk_is_a_dense_one_with_frames_left_out(tmp_path):
+    write_walks(tmp_path / "dense", 1, num_frames=5)
+    write_walks(tmp_path / "sparse", 1, num_frames=3, every=2)
+    dense, sparse = Walks(tmp_path / "dense"), Walks(tmp_path / "sparse")
+    for name in ("frames", "c2w", "depth"):
+        assert torch.equal(sparse[name], dense[name][:, ::2])
+
+
+def test_losses_take_turns():
+    def loss(name):
+        return lambda model, step, generator, part: (name, step)
+
+    taken = [in_turn(loss("a"), loss("b"))(None, step, None) for step in range(3)]
+    assert taken == [("a", 0), ("b", 1), ("a", 2)]
 
 
 def test_mirrored_walks_are_the_walks_of_a_mirrored_world(walks):

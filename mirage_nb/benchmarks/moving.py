@@ -40,7 +40,6 @@ def moving_things(
     """
     stride, channels, each = spatial_stride(pipe.vae), int(pipe.vae.config.z_dim), new_frames_per_segment(pipe)
     encode, figures = frame_encoder(pipe.vae), {mask: [] for mask in MASKS}
-    beside = {name: pipe.config[name] for name in ("references", "preceding")}
     groups = [[0]] + [list(range(i, min(i + each, num_frames))) for i in range(1, num_frames, each)]
     for number, seed in enumerate(seeds):
         room = Room(seed, moving=2)
@@ -62,7 +61,8 @@ def moving_things(
                 scenes.remember(*stacked, at, None, Clock(torch.device("cpu")))
             held = float(ghosts(memory, out, clip.moving).sum())
             moving = _mask(mask, torch.zeros_like(clip.moving))
-            results = list(rollout(pipe, [memory], clip.frames[-1:], [back], seeds=[seed], moving=moving, **beside))
+            options = dict(seeds=[seed], moving=moving, **pipe.beside)
+            results = list(rollout(pipe, [memory], clip.frames[-1:], [back], **options))
             frames, still = torch.cat([r.frames for r in results], 1)[0], ~truth.moving
             haunted = still & clip.moving.flip(0)
             to_truth = (psnr(frames, truth.frames, where)[1:].nanmean().item() for where in (still, haunted))

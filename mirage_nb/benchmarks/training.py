@@ -105,7 +105,7 @@ def evaluate_variants(
 ) -> dict[str, dict]:
     """`evaluate_rooms` with the latent memory, `methods` by variant, for the pipeline with each one's transformer."""
     figures = {}
-    pipe.register_to_config(references=0, preceding=0)  # they were trained without
+    pipe.register_to_config(references=0, preceding=0, lookahead=0)  # they were trained without
     for number, (name, folder) in enumerate(variants.items()):
         pipe.transformer = MirageTransformer3DModel.from_pretrained(str(folder)).eval()
 

@@ -50,6 +50,7 @@ def data(
         list[Path], typer.Option(help="RGB-D in the layout of 7-Scenes, or video with poses, by folder or file.")
     ] = [],  # noqa: B006
     frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
+    every: Annotated[int, typer.Option(help="Of a room's walk, keep one frame of so many.")] = 1,
     wild: Annotated[bool, typer.Option(help="Rooms with surfaces and motion as recordings have them.")] = False,
     depth_model: Annotated[
         str | None, typer.Option(help="A metric depth model of transformers for video, else the bundled one.")
@@ -68,7 +69,7 @@ def data(
         if not all(map(has_depth, recordings)):
             depth = _depth_for_video(depth_model)
         if rooms:
-            render_rooms(folder, rooms, 0, "rooms", frames, wild)
+            render_rooms(folder, rooms, 0, "rooms", frames, wild, every)
         if recordings:
             with tqdm(total=len(recordings), desc="recordings") as bar:
                 report = import_recordings(

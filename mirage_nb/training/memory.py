@@ -80,6 +80,7 @@ class MemoryLoss:
         references, preceding: clean past frames beside the segment, at most (paper: 4 and 2). Half of the batches have
             none, the others a random number.
         spoilt: share of samples whose past is as wrong as a long walk's own (`tasks.spoil`).
+        leap: frames of a walk from one of a segment to the next, at most; every sample draws its own.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class MemoryLoss:
         references: int = 0,
         preceding: int = 0,
         spoilt: float = 0.0,
+        leap: int = 1,
     ) -> None:
         self.data, self.batch, self.length, self.drop, self.rehearse = data, batch, length, drop, rehearse
-        self.references, self.preceding, self.spoilt = references, preceding, spoilt
+        self.references, self.preceding, self.spoilt, self.leap = references, preceding, spoilt, leap
         if data.latents.shape[1] < length + preceding:
             raise ValueError(
                 f"data: expected walks of at least {length + preceding} latent frames, got {data.latents.shape[1]}"
@@ -118,7 +120,7 @@ class MemoryLoss:
         numbers = torch.randint(2**62, (self.batch,), generator=generator)[part].tolist()
         generators = [torch.Generator().manual_seed(number) for number in numbers]
         references, preceding = self._counts(generator)
-        tasks = [draw_task(self.data, self.length, self.drop, rehearsed, preceding, g) for g in generators]
+        tasks = [draw_task(self.data, self.length, self.drop, rehearsed, preceding, g, self.leap) for g in generators]
         if self.spoilt:
             chosen = [bool(torch.rand((), generator=g) < self.spoilt) for g in generators]
             tasks = [spoil(self.data, t, g) if yes else t for t, g, yes in zip(tasks, generators, chosen)]
@@ -152,6 +154,15 @@ class MemoryLoss:
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
         contexts = [beside(self.data, t, references, g) for t, g in zip(tasks, generators)]
         return Batch(clean, memory_control(readouts, views), noise, clean[:, 0, :, 0, 0], Context.stack(contexts))
+
+
+def in_turn(*losses: MemoryLoss):
+    """The `batch_loss` of `loop.fit` that takes its batches from several losses, one after another."""
+
+    def batch_loss(model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
+        return losses[step % len(losses)](model, step, generator, part)
+
+    return batch_loss
 
 
 @torch.no_grad()

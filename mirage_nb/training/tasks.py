@@ -45,18 +45,20 @@ class Task:
 
 
 def choose(
-    total: int, length: int, returning: bool, generator: torch.Generator, before: int = 0
+    total: int, length: int, returning: bool, generator: torch.Generator, before: int = 0, leap: int = 1
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Frames of the segment, first to last; `before` frames that precede it; and those whose tokens the memory holds.
 
-    On the way back, frames from all along the walk; on the way out (from either end) only such as came before.
+    A segment's frames are up to `leap` of the walk's apart, as far as the walk is long. The memory holds, on the way
+    back, frames from all along the walk; on the way out (from either end) only such as came before.
     """
 
     def below(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
-    start = below(total - length - before + 1)
-    window, first = torch.arange(start, start + before + length), start + before
+    step = 1 + below(min(leap, (total - 1) // (length + before - 1)))
+    start = below(total - step * (length + before - 1))
+    window, first = start + step * torch.arange(before + length), start + step * before
     if returning:
         window = window.flip(0) if below(4) else window
         known = torch.randperm(total, generator=generator)[: 2 + below(6)]
@@ -71,12 +73,13 @@ def choose(
 
 
 def draw_task(
-    data: EncodedWalks, length: int, drop: float, returning: bool, before: int, generator: torch.Generator
-) -> Task:
+    data: EncodedWalks, length: int, drop: float, returning: bool, before: int, generator: torch.Generator,
+    leap: int = 1,
+) -> Task:  # fmt: skip
     """A segment of `length` frames of a random walk, half of the time (or always) on the way back."""
     room = int(torch.randint(len(data.latents), (), generator=generator))
     returning = bool(torch.rand((), generator=generator) < 0.5) or returning
-    segment, preceding, known = choose(data.latents.shape[1], length, returning, generator, before)
+    segment, preceding, known = choose(data.latents.shape[1], length, returning, generator, before, leap)
     latents = data.latents[room].float()
     held = known[:0] if torch.rand((), generator=generator) < drop else known
     past = known[known != segment[0]] if len(known) > 1 else known

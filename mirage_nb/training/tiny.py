@@ -16,6 +16,9 @@ from mirage_nb.training.data import HELD_OUT, Walks, processes, write_walks
 from mirage_nb.training.loop import fit
 
 WILD = 300_000  # seeds of the wild rooms
+LEAPS = 100_000  # and of those that are walked through in leaps
+EVERY = 4  # frames from one of their frames to the next
+LOOKAHEAD = 12  # frames that the bundled model leaps, at most EVERY times `MemoryLoss.leap`
 
 
 @dataclass
@@ -24,16 +27,18 @@ class Schedule:
 
     rooms: int = 528
     wild_rooms: int = 384
+    leap_rooms: int = 1024
     vae: int = 6000
     polish: int = 9000
     depth: int = 2600
     prior: int = 4500
     memory: int = 5000
     context: int = 2500
+    leap: int = 3000
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(4, 2, vae=2, polish=2, depth=2, prior=2, memory=2, context=2)
+        return Schedule(4, 2, 2, vae=2, polish=2, depth=2, prior=2, memory=2, context=2, leap=5)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -50,6 +55,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     folder, schedule = Path(folder), schedule or Schedule()
     render_rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
     render_rooms(folder / "wild_walks", schedule.wild_rooms, WILD, "wild rooms", wild=True)
+    render_rooms(folder / "leap_walks", schedule.leap_rooms, LEAPS, "rooms to leap through", 13, every=EVERY)
     render_rooms(folder / "held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, "held-out rooms")
     walks, held_out = Walks(folder / "walks"), Walks(folder / "held_out")
     parts = build_tiny(seed)
@@ -60,6 +66,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, **common)
     depth.eval().requires_grad_(False)
     encode_with_bar(folder / "walks", folder / "encoded", vae, depth)
+    encode_with_bar(folder / "leap_walks", folder / "leap_encoded", vae, depth)
     # The depth network never sees wild rooms: their exact depth stands for what a recording brings along.
     encode_with_bar(folder / "wild_walks", folder / "wild_encoded", vae, None)
     _train_transformer(transformer, folder, schedule, seed, compile)
@@ -67,7 +74,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
     target = folder / "mirage-tiny"
     if processes().is_main_process:
-        _save(MiragePipeline(references=4, **parts), target)
+        _save(MiragePipeline(references=4, lookahead=LOOKAHEAD, **parts), target)
     processes().wait_for_everyone()
     return target
 
@@ -85,9 +92,9 @@ def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Sched
 
 
 def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int, compile: bool) -> None:
-    """The prior; then to read the memory; then to live with what was generated."""
+    """The prior; then to read the memory; then to live with what was generated; then to leap."""
     from mirage_nb.training.encoded import EncodedWalks
-    from mirage_nb.training.memory import MemoryLoss
+    from mirage_nb.training.memory import MemoryLoss, in_turn
     from mirage_nb.training.prior import prior_loss
 
     encoded = EncodedWalks.load(folder / "encoded", folder / "wild_encoded")
@@ -100,9 +107,16 @@ def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int,
     fit(transformer, MemoryLoss(encoded), folder=folder / "memory", lr=6e-4, **common)
     # Then with past frames beside the segment, oftener on what it has made itself, and on spoilt pasts; earlier that
     # would only make every step longer.
-    loss = MemoryLoss(encoded, rehearse=0.5, references=4, preceding=2, spoilt=0.6)
-    common = dict(steps=schedule.context, ema=0.998, seed=seed + 1)
-    fit(transformer, loss, folder=folder / "context", lr=4e-4, **common)
+    near = MemoryLoss(encoded, rehearse=0.5, references=4, preceding=2, spoilt=0.6)
+    fit(transformer, near, steps=schedule.context, folder=folder / "context", lr=4e-4, ema=0.998, seed=seed + 1)
+    # Only a twentieth of such a segment is new. Of a view some frames ahead a third is, and two frames cost less than
+    # five: what there is to invent is learnt from leaps.
+    leaps = EncodedWalks.load(folder / "leap_encoded")
+    leap = MemoryLoss(leaps, batch=16, length=2, rehearse=0.0, spoilt=0.3, leap=EVERY)
+    loss = in_turn(leap, leap, leap, leap, near)
+    transformer.prior.requires_grad_(False)  # what a memory tells it knows by now
+    common = dict(steps=schedule.leap, ema=0.998, seed=seed + 2, warmup=200)
+    fit(transformer, loss, folder=folder / "leap", lr=5e-4, **common)
 
 
 def _save(pipe, target: Path) -> None:
@@ -113,12 +127,14 @@ def _save(pipe, target: Path) -> None:
     os.replace(partial, target)
 
 
-def render_rooms(folder: Path, rooms: int, first: int, what: str, num_frames: int = 25, wild: bool = False) -> None:
+def render_rooms(
+    folder: Path, rooms: int, first: int, what: str, num_frames: int = 25, wild: bool = False, every: int = 1
+) -> None:
     """`write_walks` with a progress bar."""
     from tqdm.auto import tqdm
 
     with tqdm(total=rooms, desc=what) as bar:
-        write_walks(folder, rooms, num_frames, first, wild, lambda done: bar.update(min(done, rooms) - bar.n))
+        write_walks(folder, rooms, num_frames, first, wild, every, lambda done: bar.update(min(done, rooms) - bar.n))
 
 
 def encode_with_bar(walks: Path, folder: Path, vae, depth) -> None:

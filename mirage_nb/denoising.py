@@ -1,0 +1,85 @@
+"""Noise to latents: one segment, or one view ahead of it, as stage 5 asks for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mirage_nb.models.control import memory_control
+from mirage_nb.models.prior import remembered
+from mirage_nb.models.vae import decode, precision, spatial_stride
+from mirage_nb.references import Context
+from mirage_nb.scenes import Clock, Scenes
+from mirage_nb.segments import Segment, segment_noise
+
+NEW = 0.05  # share of a view's cells that the memory must not show to make it worth a leap
+LEAP_STEPS = 8  # denoising steps of a leap, at least: most of what it makes is new
+
+
+def denoise(
+    models, clean: Tensor | None, noise: Tensor, control: Tensor, steps: int, text=None, on_step=None,
+    context: Context | None = None,
+) -> Tensor:  # fmt: skip
+    """Latents (B, C, t, h, w) from noise of that shape, the first frame being `clean` (B, C, h, w), at timestep 0.
+
+    Without a clean frame all are made. With a `context` of past frames the control (B, K, t + p, h, w) has those that
+    precede the target after it.
+
+    More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
+    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
+    """
+    scheduler, device = models.scheduler, noise.device.type
+    context = context or Context(noise[:, :, :0], noise[:, :, :0])
+    prior, held = getattr(models.transformer, "prior", None), None
+    if prior is not None and steps > 2:
+        held = noise - denoise(models, clean, noise, control, 2, text, None, context)  # their velocity: a straight way
+        with precision(models.transformer, noise.device):
+            known = remembered(prior(control)[1][:, :, : noise.shape[2]])
+    scheduler.set_timesteps(steps, device=noise.device)
+    latents = noise.clone()
+    if clean is not None:
+        latents[:, :, 0] = clean
+    with precision(models.transformer, noise.device):  # around all steps: the weights are cast once
+        for step, timestep in enumerate(scheduler.timesteps):
+            timesteps = timestep.float().repeat(len(latents), latents.shape[2])
+            timesteps[:, 0] *= clean is None
+            inputs, timesteps, more = context.arguments(latents, timesteps)
+            velocity = models.transformer(inputs, timesteps, control, encoder_hidden_states=text, **more).sample
+            with torch.autocast(device, enabled=False):  # the scheduler stays in float32
+                velocity = context.of_target(velocity.float())
+                velocity = velocity if held is None else torch.where(known, held, velocity)
+                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                if clean is not None:
+                    latents[:, :, 0] = clean
+                if on_step is not None:
+                    latents = on_step(step, timestep, latents)
+    return latents
+
+
+def look_ahead(
+    scenes: Scenes, segment: Segment, distance: int, clean: Tensor, seeds: list[int], steps: int, text, clock: Clock
+) -> None:
+    """Write the view `distance` frames after the segment's first to the memories, wherever it shows much that is new.
+
+    The generator makes it as the second frame of a segment of two.
+    """
+    at = [segment.start, min(segment.start + distance, len(scenes.cameras[0]) - 1)]
+    with clock("read"):
+        readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
+    new = [
+        scene for scene, (memory, readout) in enumerate(zip(scenes.memories, readouts))
+        if len(memory) and (~readout.visibility[1]).float().mean() > NEW
+    ]  # fmt: skip
+    if not new:
+        return
+    vae = scenes.models.vae
+    with clock("denoise"):
+        views = [c[at].downscale(spatial_stride(vae)) for c in scenes.cameras]
+        control = memory_control(readouts, views, scenes.models.transformer.config.memory_layout)
+        shape = (clean.shape[1], 2, *clean.shape[2:])
+        noise = torch.stack([segment_noise(seed, segment.index, shape, ahead=True) for seed in seeds]).to(clean.device)
+        made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text)[:, :, 1:]
+    with clock("decode"), precision(vae, clean.device):
+        video = decode(vae, made)
+    with clock("write"):
+        scenes.foresee(video[:, :, 0], made[:, :, 0], at[1], [readout[1:] for readout in readouts], new)
