@@ -20,6 +20,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Rooms = Annotated[str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")]
 Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.")]
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
+Lookahead = Annotated[int | None, typer.Option(help="Frames to look ahead; by default as the model was trained.")]
 
 
 @app.command()
@@ -31,6 +32,7 @@ def rooms(
     steps: Steps = 2,
     true_depth: Annotated[bool, typer.Option(help="Give the exact depth of every frame.")] = False,
     batch: Batch = 16,
+    lookahead: Lookahead = None,
     model: Model = None,
 ) -> None:
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
@@ -41,7 +43,7 @@ def rooms(
         from mirage_nb.video import contact_sheet, stack_sheets, write_png
 
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
-        pipe = load_pipeline(model)
+        pipe = _looking(load_pipeline(model), lookahead)
         with _segments_bar() as progress:
             report, videos = evaluate_rooms(
                 pipe, _seeds(seeds), frames, names, num_inference_steps=steps, true_depth=true_depth, batch=batch,
@@ -82,15 +84,21 @@ def ablations(
             report, _ = evaluate_rooms(
                 pipe, _seeds(seeds), frames, memories, num_inference_steps=steps, batch=batch, progress=progress
             )
-        as_is = {name: pipe.config[name] for name in ("references", "preceding")}
-        beside = any(as_is.values())
-        pipe.register_to_config(**({"references": 0, "preceding": 0} if beside else {"references": 4, "preceding": 2}))
-        ours = {"ours, no past frames beside" if beside else "ours, past frames beside": memories["ours"]}
-        with _segments_bar() as progress:
-            other, _ = evaluate_rooms(
-                pipe, _seeds(seeds), frames, ours, num_inference_steps=steps, batch=batch, progress=progress
-            )
-        report["methods"] |= other["methods"]
+        as_is = pipe.beside
+        if as_is["references"] or as_is["preceding"]:
+            changed = {"ours, no past frames beside": {"references": 0, "preceding": 0}}
+        else:
+            changed = {"ours, past frames beside": {"references": 4, "preceding": 2}}
+        if as_is["lookahead"]:
+            changed["ours, not looking ahead"] = {"lookahead": 0}
+        for name, change in changed.items():
+            pipe.register_to_config(**as_is | change)
+            with _segments_bar() as progress:
+                other, _ = evaluate_rooms(
+                    pipe, _seeds(seeds), frames, {name: memories["ours"]}, num_inference_steps=steps, batch=batch,
+                    progress=progress,
+                )  # fmt: skip
+            report["methods"] |= other["methods"]
         pipe.register_to_config(**as_is)
         with _segments_bar() as progress:
             moving = moving_things(pipe, _seeds(seeds), progress=progress)
@@ -108,8 +116,10 @@ def recording(
     frames: Annotated[int, typer.Option(help="How many frames of it, from the first.")] = 49,
     memory: Annotated[str, typer.Option(help="Memories; the first says what is remembered.")] = "latent,none",
     own_depth: Annotated[bool, typer.Option(help="Estimate the depth of all frames but the first.")] = False,
+    size: Annotated[int, typer.Option(help="Edge of the square pictures in pixels, a multiple of 16.")] = 128,
     noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4,
     steps: Steps = 2,
+    lookahead: Lookahead = None,
     model: Model = None,
 ) -> None:
     """Walk the path of a real recording from its first frame, and compare with what was recorded."""
@@ -121,7 +131,9 @@ def recording(
         from mirage_nb.worlds.real import read_rgbd
 
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
-        clip, pipe = read_rgbd(folder, frames=slice(frames)), load_pipeline(model)
+        if size < 16 or size % 16:
+            raise ValueError(f"size: expected a multiple of 16, got {size}")
+        clip, pipe = read_rgbd(folder, (size, size), slice(frames)), _looking(load_pipeline(model), lookahead)
         if len(clip.frames) < frames:
             raise ValueError(f"frames: {folder} has {len(clip.frames)}, and {frames} are wanted")
         with _segments_bar() as progress:
@@ -131,7 +143,7 @@ def recording(
             )  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "report.json", {"command": shlex.join(["mirage-nb", *sys.argv[1:]])} | report)
-        write_png(out / "contact.png", contact_sheet(videos, title=f"{folder.name}, {frames} frames"))
+        write_png(out / "contact.png", contact_sheet(videos, title=f"{folder.name}, {frames} frames", tile=size))
         for name, row in report["methods"].items():
             words = (f"{k.replace('_', ' ')} {v['mean']:.2f} ± {v['ci95']:.2f} dB" for k, v in row.items())
             typer.echo(f"{name}: " + ", ".join(words))
@@ -163,6 +175,13 @@ def training(
         write_json(out / "training.json", report)
         _print_table(report)
         typer.echo(f"see {out / 'training.json'}")
+
+
+def _looking(pipe, lookahead: int | None):
+    """The pipeline, looking as far ahead as asked for."""
+    if lookahead is not None:
+        pipe.register_to_config(lookahead=lookahead)
+    return pipe
 
 
 def _seeds(text: str) -> range:
