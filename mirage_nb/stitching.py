@@ -4,6 +4,9 @@ For each segment: read the memory for its cameras, denoise with the first latent
 segment before), decode, find the depth, mask, lift and write; then the next one. What is written are the generated
 latents themselves. They are never rendered and encoded again, which is the point of the paper.
 
+A model that was trained for it looks ahead as well: a view further along the path is made in one leap and written, and
+the segments that lead there read it (`denoising.look_ahead`, no part of the paper).
+
 The generator and the memory are known here only by what they can do, so that any of them can be swapped.
 """
 
