@@ -38,7 +38,7 @@ class Schedule:
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(4, 2, 2, vae=2, polish=2, depth=2, prior=2, memory=2, context=2, leap=5)
+        return Schedule(4, 2, 1, vae=2, polish=2, depth=2, prior=2, memory=2, context=2, leap=2)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
