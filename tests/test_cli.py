@@ -76,7 +76,7 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
 
 @pytest.mark.skipif(not (REAL / "kitchen").exists(), reason="no RGB-D recording at ../shared/real/kitchen")
 def test_evaluate_a_recording(model, tmp_path):
-    options = ("--frames", 5, "--noises", 2, "--steps", 1, "--model", model, "--out", tmp_path)
+    options = ("--frames", 5, "--noises", 2, "--steps", 1, "--size", 64, "--model", model, "--out", tmp_path)
     code, text = run("evaluate", "recording", REAL / "kitchen", *options)
     assert code == 0 and "remembered" in text, text
     report = json.loads((tmp_path / "report.json").read_text())
@@ -84,12 +84,14 @@ def test_evaluate_a_recording(model, tmp_path):
     assert (tmp_path / "contact.png").stat().st_size > 1000
     code, text = run("evaluate", "recording", REAL / "kitchen", "--frames", 62, "--out", tmp_path)
     assert code == 2 and "61" in text
+    code, text = run("evaluate", "recording", REAL / "kitchen", "--size", 100, "--out", tmp_path)
+    assert code == 2 and "size: expected a multiple of 16" in text
 
 
 def test_evaluate_rooms(model, tmp_path):
     code, text = run(
         "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1,
-        "--model", model, "--out", tmp_path,
+        "--lookahead", 4, "--model", model, "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, text
     report = json.loads((tmp_path / "report.json").read_text())
