@@ -13,3 +13,8 @@ def drawn(figure: Figure, dpi: int = 90) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return Image.open(buffer).convert("RGB")
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """The picture in its own 256 colours: a notebook full of photographs stays small enough to be kept."""
+    return picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.plots.base import drawn
+from mirage_nb.plots.base import drawn, small
 from mirage_nb.plots.cloud import fewer, frustum, stations
 from mirage_nb.reprojection import Readout
 from mirage_nb.video import COLOURS, INK, QUIET, title_of
@@ -57,11 +57,6 @@ def pictures(
     if note:
         figure.supxlabel(note, fontsize=9, color=QUIET)
     return small(drawn(figure, dpi=84))
-
-
-def small(picture: Image.Image) -> Image.Image:
-    """The picture in its own 256 colours: a notebook full of photographs stays small enough to be kept."""
-    return picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def ghost_plan(memories: Mapping[str, tuple[Tensor, Tensor, Tensor]], cameras: Cameras) -> Image.Image:

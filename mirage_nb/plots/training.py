@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb.models.vae import decode
-from mirage_nb.plots.base import drawn
+from mirage_nb.plots.base import drawn, small
 from mirage_nb.stitching import as_frames
 from mirage_nb.video import COLOURS, INK
 
@@ -32,7 +32,7 @@ def film(rows: Mapping[str, Tensor], titles: list[str]) -> Image.Image:
             axis.imshow(frame.numpy())
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=9, color=INK)
-    return drawn(figure)
+    return small(drawn(figure))
 
 
 def bars(values: Mapping[str, float], label: str, best: str | None = None) -> Image.Image:

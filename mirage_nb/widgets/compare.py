@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mirage_nb.evaluation import psnr
+from mirage_nb.plots.base import small
 from mirage_nb.video import COLOURS, INK, PAPER, as_frames, contact_sheet, side_by_side
 from mirage_nb.widgets.base import Latest, Shown, png
 
@@ -83,7 +84,7 @@ class Compare(Shown):
         whole.paste(strip)
         ImageDraw.Draw(whole).text((14, strip.height + 5), f"frame {len(self._pages) - 1}", INK, words)
         whole.paste(last, ((whole.width - last.width) // 2, strip.height + 26))
-        return whole
+        return small(whole)
 
     def _follow(self) -> None:
         self.image.value = png(self.frame(self.slider.value), fast=True)

@@ -43,8 +43,8 @@ class Walk(Shown):
     """Walk through a room or a photo with the arrow keys or buttons. A press makes a segment and writes it to memory.
 
     All presses together are one rollout: `pipe(image, c2w=walk.cameras.c2w, seed=seed, lookahead=0)` makes the same
-    video, bit for bit (who walks does not know the path, so nobody looks ahead). The first latent frame of a press is the last one of the press before, clean; its noise depends on the seed and
-    on the number of the press alone.
+    video, bit for bit; who walks does not know the path, so nobody looks ahead. The first latent frame of a press is
+    the last one of the press before, clean; its noise depends on the seed and on the number of the press alone.
 
     Args:
         pipe: a `MiragePipeline`.
