@@ -18,7 +18,7 @@ from mirage_nb.training.loop import fit
 WILD = 300_000  # seeds of the wild rooms
 LEAPS = 100_000  # and of those that are walked through in leaps
 EVERY = 4  # frames from one of their frames to the next
-LOOKAHEAD = 12  # frames that the bundled model leaps, at most EVERY times `MemoryLoss.leap`
+LOOKAHEAD = 12  # frames that the bundled model looks ahead: three of these steps, of the four that it learns
 
 
 @dataclass
@@ -112,7 +112,7 @@ def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int,
     # Of such a segment 4% is new; of a view some frames ahead 14%, and two frames cost less than five. So what there is
     # to invent is learnt from leaps (notebook 06 counts).
     leaps = EncodedWalks.load(folder / "leap_encoded")
-    leap = MemoryLoss(leaps, batch=16, length=2, rehearse=0.0, spoilt=0.3, leap=EVERY)
+    leap = MemoryLoss(leaps, batch=16, length=2, rehearse=0.0, spoilt=0.3, leap=4)
     loss = in_turn(leap, leap, leap, leap, near)
     transformer.prior.requires_grad_(False)  # what a memory tells it knows by now
     common = dict(steps=schedule.leap, ema=0.998, seed=seed + 2, warmup=200)
