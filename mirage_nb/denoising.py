@@ -81,5 +81,4 @@ def look_ahead(
         made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text)[:, :, 1:]
     with clock("decode"), precision(vae, clean.device):
         video = decode(vae, made)
-    with clock("write"):
-        scenes.foresee(video[:, :, 0], made[:, :, 0], at[1], [readout[1:] for readout in readouts], new)
+    scenes.foresee(video[:, :, 0], made[:, :, 0], at[1], [readout[1:] for readout in readouts], new, clock)

@@ -148,17 +148,21 @@ class Scenes:
                 memory.write(tokens.half(), depth[scene], cameras, mask, frames=pixels[scene])
         return depth, torch.stack(written)
 
-    def foresee(self, pixels: Tensor, latents: Tensor, frame: int, known: list[Readout], scenes: list[int]) -> None:
+    def foresee(
+        self, pixels: Tensor, latents: Tensor, frame: int, known: list[Readout], scenes: list[int], clock: Clock
+    ) -> None:
         """Write a view ahead of the video, (B, 3, H, W) and (B, C, h, w) at the pose of pixel frame `frame`, to the
         memories of some scenes. It is no part of their past, and nothing is known to move in it."""
-        depth = self._depth(pixels[:, None], [frame], known)
-        moving = None if self.moving is None else self._moving([frame])
-        for scene in scenes:
-            memory, camera = self.memories[scene], self.cameras[scene][frame]
-            mask = writable(depth[scene], None if moving is None else moving[scene], **self.edges)
-            if mask.any():
-                memory.write(latents[scene, None].half(), depth[scene], camera, mask, frames=pixels[scene, None])
-                memory.frames -= 1  # it counts the video's own
+        with clock("depth"):
+            depth = self._depth(pixels[:, None], [frame], known)
+        with clock("write"):
+            moving = None if self.moving is None else self._moving([frame])
+            for scene in scenes:
+                memory, camera = self.memories[scene], self.cameras[scene][frame]
+                mask = writable(depth[scene], None if moving is None else moving[scene], **self.edges)
+                if mask.any():
+                    memory.write(latents[scene, None].half(), depth[scene], camera, mask, frames=pixels[scene, None])
+                    memory.frames -= 1  # it counts the video's own
 
     def _found(self, scene: int, pixels: Tensor, depth: Tensor, known: Readout) -> Tensor:
         """What may be written where nobody gave a mask; what has moved away is deleted from the memory."""

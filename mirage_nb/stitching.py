@@ -51,8 +51,8 @@ class SegmentResult:
         written: (B, t, h, w) bool, the cells of the new latent frames that were allowed into the memory.
         references: B lists of the latent frames (counted from the video's first) that the generator was shown as they
             are, the most overlapping first.
-        fits: B lists, how well the estimated depth of the new latent frames fitted the memory's; empty where it was
-            given.
+        fits: B lists, how well the estimated depth of the new latent frames fitted the memory's, after that of a view
+            ahead where one was made; empty where it was given.
     """
 
     index: int
@@ -185,11 +185,12 @@ def rollout(
 @torch.no_grad()
 def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step, beside) -> Iterator[SegmentResult]:
     vae, device = scenes.models.vae, scenes.device
+    most_references, most_preceding, keep_overlap, lookahead = beside
     stride = temporal_stride(vae)
     overlap = frame_encoder(vae)(as_pixels(image)) if latents is None else latents.to(device)
     layout, constant = scenes.models.transformer.config.memory_layout, None
     if layout == "wan" and segments:  # once for all segments: none is longer than the first
-        constant = visible_latents(vae, len(segments[0].latent_frames) + beside[1], image.shape[1:3], device)
+        constant = visible_latents(vae, len(segments[0].latent_frames) + most_preceding, image.shape[1:3], device)
     for segment in segments:
         clock, at = Clock(device), segment.latent_frames
         fitted = [len(fits) for fits in scenes.fits]
@@ -199,11 +200,11 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             parts.append(
                 (image[:, None], first, *scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
             )
-        if beside[3] and segment.start % beside[3] == 0:
-            look_ahead(scenes, segment, beside[3], overlap, seeds, steps, text, clock)
+        if lookahead and segment.start % lookahead == 0:
+            look_ahead(scenes, segment, lookahead, overlap, seeds, steps, text, clock)
         with clock("read"):
             readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
-            context, references, preceding = scenes.context(readouts, at, *beside[:2])
+            context, references, preceding = scenes.context(readouts, at, most_references, most_preceding)
             # The branch sees the frames that precede as well, after the target.
             whole = at + [stride * frame for frame in preceding]
             shown = [scenes.read(scene, whole) for scene in range(len(seeds))] if preceding else readouts
@@ -213,7 +214,7 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             shape = (overlap.shape[1], len(at), *overlap.shape[2:])
             noise = torch.stack([segment_noise(seed, segment.index, shape) for seed in seeds]).to(device)
             report = None if on_step is None else lambda *args, index=segment.index: on_step(index, *args)
-            clean = overlap if beside[2] or segment.index == 0 else None
+            clean = overlap if keep_overlap or segment.index == 0 else None
             latents = denoise(scenes.models, clean, noise, control, steps, text, report, context)
         with clock("decode"), precision(vae, device):
             # Without temporal compression frames are decoded one by one: the overlap need not come along.

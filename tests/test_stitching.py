@@ -6,21 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scenes import box_depth
 
 from mirage_nb.baselines import make_memory
 from mirage_nb.cameras import Cameras
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.presets import build_micro, build_scheduler
-from mirage_nb.segments import plan_segments, segment_noise
+from mirage_nb.models.presets import build_micro
+from mirage_nb.segments import segment_noise
 from mirage_nb.stitching import (
     STAGES,
     align_scale,
     as_frames,
     as_pixels,
-    denoise,
     frame_encoder,
     new_frames_per_segment,
     rollout,
@@ -61,45 +58,6 @@ class Recorder:
         return 0
 
 
-@given(stride=st.integers(1, 5), latent=st.integers(1, 9), count=st.integers(1, 60))
-def test_the_plan_covers_every_frame_once_with_one_frame_of_overlap(stride, latent, count):
-    frames, new = stride * count + 1, latent * stride
-    plan = plan_segments(frames, new, stride)
-    assert [frame for segment in plan for frame in segment.new] == list(range(frames))
-    assert [segment.index for segment in plan] == list(range(len(plan)))
-    for before, after in zip(plan, plan[1:]):
-        assert before.stop - 1 == after.start, "the overlap is the last frame of the segment before"
-        assert before.stop - before.start == new + 1, "only the last segment may be shorter"
-    latents = sorted({frame for segment in plan for frame in segment.latent_frames})
-    assert latents == list(range(0, frames, stride)), "latent frame k has the pose of pixel frame k * stride"
-
-
-@pytest.mark.parametrize(
-    ("count", "stride", "offered"),
-    [
-        (48, 4, "45 or 49"),
-        (50, 4, "49 or 53"),
-        (4, 4, "is 5"),
-        (1, 4, "is 5"),
-        (1, 1, "is 2"),
-        (0, 1, "is 2"),
-        (-3, 4, "is 5"),
-    ],
-)
-def test_a_frame_count_that_does_not_fit_offers_the_nearest(count, stride, offered):
-    with pytest.raises(ValueError, match=f"num_frames: .*{offered}$"):
-        plan_segments(count, 4 * stride, stride)
-
-
-def test_noise_depends_on_seed_and_segment_alone():
-    shape = (4, 3, 4, 6)
-    one = segment_noise(7, 2, shape)
-    torch.randn(3)
-    assert torch.equal(one, segment_noise(7, 2, shape))
-    others = [segment_noise(seed, index, shape) for seed in (0, 1, 2, 2**32) for index in range(4)]
-    assert len({tuple(noise.flatten().tolist()) for noise in others}) == len(others)
-
-
 def test_scale_is_the_median_ratio_and_one_where_too_little_is_seen():
     g = torch.Generator().manual_seed(0)
     remembered = 1 + 3 * torch.rand(3, 4, 6, generator=g)
@@ -114,44 +72,6 @@ def test_scale_is_the_median_ratio_and_one_where_too_little_is_seen():
 def test_pictures_survive_the_way_to_the_model_and_back():
     image = images(1)
     assert torch.equal(as_frames(as_pixels(image)), image)
-
-
-def test_denoising_with_the_true_velocity_finds_the_clean_latents():
-    g = torch.Generator().manual_seed(0)
-    clean, noise = torch.randn(2, 4, 3, 4, 6, generator=g), torch.randn(2, 4, 3, 4, 6, generator=g)
-    seen = []
-
-    def transformer(latents, timestep, control, encoder_hidden_states=None):
-        seen.append(timestep)
-        assert torch.equal(latents[:, :, 0], clean[:, :, 0]), "the first frame is context, at every step"
-        return SimpleNamespace(sample=noise - clean)
-
-    parts = SimpleNamespace(transformer=transformer, scheduler=build_scheduler())
-    found = denoise(parts, clean[:, :, 0], noise, torch.zeros(1), 6)
-    torch.testing.assert_close(found, clean, atol=1e-4, rtol=1e-4)
-    timesteps = torch.stack(seen)
-    assert timesteps.shape == (6, 2, 3) and not timesteps[..., 0].any()
-    assert (timesteps[0, :, 1:] > 990).all() and (timesteps.diff(dim=0)[..., 1:] < 0).all()
-
-
-@torch.no_grad()
-def test_more_steps_are_for_what_the_memory_does_not_tell():
-    torch.manual_seed(0)
-    parts = SimpleNamespace(**build_micro(memory_prior=True))
-    torch.nn.init.normal_(parts.transformer.proj_out.weight, std=0.3)
-    clean, noise = torch.randn(2, 4, 4, 6), torch.randn(2, 4, 3, 4, 6)
-    control = torch.zeros(2, parts.transformer.config.vace_in_channels, 3, 4, 6)
-    control[:, :, 2, :, 3:] = torch.randn(2, control.shape[1], 4, 3)
-    control[:, 4] = control[:, 4] != 0
-    control[:, 5:7] *= 0.01  # seen near the middle of their cells
-    few, more = (denoise(parts, clean, noise, control, steps) for steps in (2, 6))
-    seen = control[:, None, 4].expand_as(few) > 0
-    torch.testing.assert_close(more[seen], few[seen], atol=1e-5, rtol=1e-4)
-    new = ~seen[:, :, 1:]
-    assert ((more - few)[:, :, 1:][new].abs() > 1e-4).float().mean() > 0.9
-
-    parts.transformer.prior = None  # it can't say which cells are told
-    assert not torch.allclose(*(denoise(parts, clean, noise, control, steps)[seen] for steps in (2, 6)), atol=1e-2)
 
 
 @pytest.mark.parametrize("temporal", [False, True])
