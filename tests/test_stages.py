@@ -15,7 +15,9 @@ from mirage_nb.models.presets import build_micro
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.training.data import Walks, import_recordings, write_walks
 from mirage_nb.training.encoded import EncodedWalks, encode_walks
+from mirage_nb.training.loop import fit
 from mirage_nb.training.stages import branch_and_lora, merge_lora, train_transformer
+from mirage_nb.training.vae import vae_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +44,11 @@ def train(home: Path, folder: Path, **options) -> Path:
     defaults = dict(recipe="memory", steps=3, lr=2e-2, batch=2, warmup=1, rank=2, progress=False)
     options = defaults | options
     return train_transformer(options.pop("recipe"), home / "start", data, folder, **options)
+
+
+def train_vae(home: Path, folder: Path) -> None:
+    loss = vae_loss(Walks(home / "walks"), batch=2, crop=16)
+    fit(build_micro()["vae"], loss, steps=3, folder=folder, lr=1e-3, warmup=1, progress=False)
 
 
 def test_stage_1_changes_the_branch_alone(home, tmp_path):
@@ -107,8 +114,9 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_stages import train
-train(Path({home!r}), Path(sys.argv[1]), lr=1e-3)
+from test_stages import train, train_vae
+train(Path({home!r}), Path(sys.argv[1]) / "memory", lr=1e-3)
+train_vae(Path({home!r}), Path(sys.argv[1]) / "vae")
 from accelerate import PartialState
 state = PartialState()
 (Path(sys.argv[1]) / f"process{{state.process_index}}").write_text(str(state.num_processes))
@@ -116,7 +124,8 @@ state = PartialState()
 
 
 def test_two_processes_take_the_step_of_one(home, tmp_path):
-    train(home, tmp_path / "1", lr=1e-3)
+    train(home, tmp_path / "1" / "memory", lr=1e-3)
+    train_vae(home, tmp_path / "1" / "vae")
     script = tmp_path / "train.py"
     script.write_text(SCRIPT.format(tests=str(ROOT / "tests"), home=str(home)))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -126,13 +135,17 @@ def test_two_processes_take_the_step_of_one(home, tmp_path):
     done = subprocess.run(launch, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(tmp_path / "2" / f"process{i}").read_text() for i in (0, 1)] == ["2", "2"]
-    one, two = (load_file(tmp_path / n / "checkpoint.safetensors") for n in "12")
-    start = load_file(home / "start" / "diffusion_pytorch_model.safetensors")
-    moved = difference = 0.0
-    for name, value in start.items():
-        moved += (one[f"model/{name}"] - value).abs().sum().item()
-        difference += (one[f"model/{name}"] - two[f"model/{name}"]).abs().sum().item()
-    assert moved > 0 and difference < 0.05 * moved, difference / moved
+    starts = {
+        "memory": load_file(home / "start" / "diffusion_pytorch_model.safetensors"),
+        "vae": build_micro()["vae"].state_dict(),
+    }
+    for what, start in starts.items():
+        one, two = (load_file(tmp_path / n / what / "checkpoint.safetensors") for n in "12")
+        moved = difference = 0.0
+        for name, value in start.items():
+            moved += (one[f"model/{name}"] - value).abs().sum().item()
+            difference += (one[f"model/{name}"] - two[f"model/{name}"]).abs().sum().item()
+        assert moved > 0 and difference < 0.05 * moved, (what, difference / moved)
 
 
 def test_recordings_become_walks_and_what_does_not_fit_is_told(tmp_path):

@@ -108,6 +108,10 @@ def test_a_sparse_walk_is_a_dense_one_with_frames_left_out(tmp_path):
     dense, sparse = Walks(tmp_path / "dense"), Walks(tmp_path / "sparse")
     for name in ("frames", "c2w", "depth"):
         assert torch.equal(sparse[name], dense[name][:, ::2])
+    write_walks(tmp_path / "small", 1, num_frames=3, every=2, size=64)
+    small = Walks(tmp_path / "small")
+    assert small["frames"].shape == (1, 3, 64, 64, 3) and torch.equal(small["c2w"], sparse["c2w"])
+    assert torch.allclose(small["intrinsics"] * 2, sparse["intrinsics"])
 
 
 def test_losses_take_turns():

@@ -27,7 +27,7 @@ def tiny(
     preset: Annotated[str, typer.Option(help="What to train from nothing: tiny.")] = "tiny",
     seed: Seed = 0,
     quick: Annotated[bool, typer.Option(help="A few steps of every stage, to see that all works.")] = False,
-    compile: Annotated[bool, typer.Option(help="Compile the transformer's blocks.")] = True,
+    compile: Annotated[bool, typer.Option(help="Compile the VAE's blocks.")] = True,
 ) -> None:
     if context.invoked_subcommand:
         return
@@ -38,7 +38,7 @@ def tiny(
         if folder is None:
             raise ValueError("folder: expected a folder for rooms, checkpoints and the model: --folder build/train")
         one_of("preset", preset, ["tiny"])
-        target = train_tiny(folder, Schedule.quick() if quick else None, seed=seed, compile=compile and not quick)
+        target = train_tiny(folder, Schedule.quick() if quick else None, seed, compile and not quick)
         typer.echo(f"the model is in {target}")
 
 
@@ -51,6 +51,7 @@ def data(
     ] = [],  # noqa: B006
     frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
     every: Annotated[int, typer.Option(help="Of a room's walk, keep one frame of so many.")] = 1,
+    size: Annotated[int, typer.Option(help="Height and width of a frame, in pixels.")] = 128,
     wild: Annotated[bool, typer.Option(help="Rooms with surfaces and motion as recordings have them.")] = False,
     depth_model: Annotated[
         str | None, typer.Option(help="A metric depth model of transformers for video, else the bundled one.")
@@ -69,11 +70,11 @@ def data(
         if not all(map(has_depth, recordings)):
             depth = _depth_for_video(depth_model)
         if rooms:
-            render_rooms(folder, rooms, 0, "rooms", frames, wild, every)
+            render_rooms(folder, rooms, 0, frames, wild, every, size)
         if recordings:
             with tqdm(total=len(recordings), desc="recordings") as bar:
                 report = import_recordings(
-                    recordings, folder, frames, depth_model=depth, progress=lambda done: bar.update(done - bar.n)
+                    recordings, folder, frames, (size, size), depth, progress=lambda done: bar.update(done - bar.n)
                 )
             for source, outcome in report.items():
                 typer.echo(f"{source}: {outcome}")

@@ -57,7 +57,7 @@ def as_walk(clip: Clip) -> dict[str, Tensor]:
 
 def write_walks(
     folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, wild: bool = False, every: int = 1,
-    progress=None,
+    size: int = 128, progress=None,
 ) -> None:  # fmt: skip
     """Render the rooms `first_seed ... first_seed + rooms - 1` into shards in `folder`, leaving out what is there.
 
@@ -66,6 +66,7 @@ def write_walks(
     Args:
         wild: rooms with the surfaces and the motion of recordings, see `Room`.
         every: keep one frame of so many; `num_frames` are kept. Neighbours then show less of the same.
+        size: height and width of a frame, in pixels.
         progress: called with the number of rooms after each shard.
 
     Raises:
@@ -83,7 +84,7 @@ def write_walks(
             for seed in range(first, min(first + ROOMS_PER_SHARD, first_seed + rooms)):
                 room = Room(seed, wild=wild)
                 try:
-                    cameras = room.walk((num_frames - 1) * every + 1, size=(128, 128))
+                    cameras = room.walk((num_frames - 1) * every + 1, size=(size, size))
                     kept = torch.arange(0, len(cameras), every)
                     walks.append(as_walk(room.render(cameras[kept], kept)))
                 except ValueError:  # a room so full that no path of this length fits into it

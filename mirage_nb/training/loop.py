@@ -25,6 +25,18 @@ from mirage_nb.training.data import processes
 BatchLoss = Callable[[nn.Module, int, torch.Generator, slice], tuple[Tensor, dict[str, float]]]
 
 
+class Objective(nn.Module):
+    """A model and its loss as one module. So processes that share a batch see every way in which the loss uses the
+    model, not its forward alone (the VAE's recipe never calls that)."""
+
+    def __init__(self, model: nn.Module, batch_loss: BatchLoss) -> None:
+        super().__init__()
+        self.model, self.batch_loss = model, batch_loss
+
+    def forward(self, *batch) -> tuple[Tensor, dict[str, float]]:
+        return self.batch_loss(self.model, *batch)
+
+
 def fit(
     model: nn.Module,
     batch_loss: BatchLoss,
@@ -79,7 +91,7 @@ def fit(
     plain = [p for p in trained.values() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    objective, optimizer = accelerator.prepare(Objective(model, batch_loss), optimizer)
     average = {n: p.detach().clone() for n, p in trained.items()} if ema else {}
     checkpoint = folder / "checkpoint.safetensors"
     first = _load(checkpoint, trained, average, optimizer.optimizer) if checkpoint.exists() else 0
@@ -97,7 +109,7 @@ def fit(
             group["lr"] = rate
         number = seed * 1_000_003 + step
         with accelerator.autocast():
-            loss, figures = batch_loss(wrapped, step, torch.Generator().manual_seed(number), part)
+            loss, figures = objective(step, torch.Generator().manual_seed(number), part)
         value = accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(value):
             (folder / "bad_batch.json").write_text(

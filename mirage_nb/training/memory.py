@@ -106,7 +106,7 @@ class MemoryLoss:
         batch = self.sample(generator, part, model)
         error, high = batch.error(model), batch.sigma[:, 1] > 0.8
         figures = {"high": error[high].mean().item()} if high.any() else {}
-        prior = getattr(getattr(model, "module", model), "prior", None)
+        prior = getattr(model, "prior", None)
         if prior is None or not any(p.requires_grad for p in prior.parameters()):
             return error.mean(), figures
         return error.mean() + batch.surprise(prior).mean(), figures

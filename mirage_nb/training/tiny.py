@@ -15,9 +15,9 @@ import torch
 from mirage_nb.training.data import HELD_OUT, Walks, processes, write_walks
 from mirage_nb.training.loop import fit
 
-WILD = 300_000  # seeds of the wild rooms
-LEAPS = 100_000  # and of those that are walked through in leaps
-EVERY = 4  # frames from one of their frames to the next
+LEAPS = 100_000  # seeds of the rooms that are walked through in leaps
+WILD, WILD_LEAPS, LARGE = 300_000, 340_000, 380_000  # of the wild rooms: step by step, in leaps, in twice the size
+EVERY = 4  # frames from one frame of a leap to the next
 LOOKAHEAD = 12  # frames that the bundled model looks ahead: three of these steps, of the four that it learns
 
 
@@ -26,19 +26,19 @@ class Schedule:
     """Rooms and steps of the bundled model's training; `quick` is a dry run of every stage in a minute or two."""
 
     rooms: int = 528
-    wild_rooms: int = 384
-    leap_rooms: int = 1024
+    wild_rooms: int = 192
+    leap_rooms: int = 768
+    wild_leap_rooms: int = 384
+    large_rooms: int = 128
     vae: int = 6000
     polish: int = 9000
     depth: int = 2600
-    prior: int = 4500
+    prior: int = 6000
     memory: int = 5000
-    context: int = 2500
-    leap: int = 3000
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(4, 2, 1, vae=2, polish=2, depth=2, prior=2, memory=2, context=2, leap=2)
+        return Schedule(4, 2, 1, 1, 1, vae=2, polish=2, depth=2, prior=6, memory=6)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -46,30 +46,37 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
 
     Args:
         folder: where everything is kept: rooms (1.5 MB each), checkpoints, logs, and the model in `folder/mirage-tiny`.
-        compile: compile the transformer's blocks (needs a C++ compiler on a CPU); the result is the same to rounding.
+        compile: compile the VAE's blocks (needs a C++ compiler on a CPU); the result is the same to rounding, and a
+            step takes 0.7 of its time. The transformer's gained nothing.
     """
     from mirage_nb.models.presets import build_scheduler, build_tiny
     from mirage_nb.pipeline import MiragePipeline
     from mirage_nb.training.depth import depth_absrel, depth_loss
 
     folder, schedule = Path(folder), schedule or Schedule()
-    render_rooms(folder / "walks", schedule.rooms, 0, "rooms to learn from")
-    render_rooms(folder / "wild_walks", schedule.wild_rooms, WILD, "wild rooms", wild=True)
-    render_rooms(folder / "leap_walks", schedule.leap_rooms, LEAPS, "rooms to leap through", 13, every=EVERY)
-    render_rooms(folder / "held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, "held-out rooms")
+    leaps, wild = dict(num_frames=13, every=EVERY), dict(wild=True)
+    for name, rooms, first, options in (
+        ("walks", schedule.rooms, 0, {}),
+        ("wild_walks", schedule.wild_rooms, WILD, wild),
+        ("leap_walks", schedule.leap_rooms, LEAPS, leaps),
+        ("wild_leap_walks", schedule.wild_leap_rooms, WILD_LEAPS, leaps | wild),
+        ("large_walks", schedule.large_rooms, LARGE, leaps | wild | dict(size=256)),
+        ("held_out", 32 if schedule.rooms > 32 else 2, HELD_OUT, {}),
+    ):
+        render_rooms(folder / name, rooms, first, **options)
     walks, held_out = Walks(folder / "walks"), Walks(folder / "held_out")
     parts = build_tiny(seed)
     vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
 
-    _train_vae(vae, walks, held_out, folder, schedule, seed)
+    _train_vae(vae, walks, held_out, folder, schedule, seed, compile)
     common = dict(seed=seed, validate=lambda model: depth_absrel(model, held_out))
     fit(depth, depth_loss(walks), steps=schedule.depth, folder=folder / "depth", lr=6e-4, ema=0.998, **common)
     depth.eval().requires_grad_(False)
-    encode_with_bar(folder / "walks", folder / "encoded", vae, depth)
-    encode_with_bar(folder / "leap_walks", folder / "leap_encoded", vae, depth)
     # The depth network never sees wild rooms: their exact depth stands for what a recording brings along.
-    encode_with_bar(folder / "wild_walks", folder / "wild_encoded", vae, None)
-    _train_transformer(transformer, folder, schedule, seed, compile)
+    for kind in ("", "leap_", "wild_", "wild_leap_", "large_"):
+        own = depth if kind in ("", "leap_") else None
+        encode_with_bar(folder / f"{kind}walks", folder / f"{kind}encoded", vae, own)
+    _train_transformer(transformer, folder, schedule, seed)
 
     parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
     target = folder / "mirage-tiny"
@@ -79,10 +86,16 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     return target
 
 
-def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Schedule, seed: int) -> None:
+def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Schedule, seed: int, compile: bool) -> None:
     """The whole VAE: first roughly, then for PSNR, near what it was; and the latents' statistics."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
+
     from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
 
+    if compile:
+        for block in vae.modules():
+            if isinstance(block, WanResidualBlock):
+                block.compile(dynamic=False)
     common = dict(seed=seed, weight_decay=0.0, validate=lambda model: vae_psnr(model, held_out))
     fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, **common)
     loss = vae_loss(walks, near=deepcopy(vae).eval().requires_grad_(False))
@@ -91,32 +104,33 @@ def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Sched
     set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
 
 
-def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int, compile: bool) -> None:
-    """The prior; then to read the memory; then to live with what was generated; then to leap."""
+def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int) -> None:
+    """What the memory alone tells; then all else at once."""
     from mirage_nb.training.encoded import EncodedWalks
     from mirage_nb.training.memory import MemoryLoss, in_turn
     from mirage_nb.training.prior import prior_loss
 
-    encoded = EncodedWalks.load(folder / "encoded", folder / "wild_encoded")
-    common = dict(ema=0.998, seed=seed)
-    fit(transformer.prior, prior_loss(encoded), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3, **common)
-    if compile:
-        for block in (*transformer.blocks, *transformer.vace_blocks):
-            block.compile()
-    common = dict(steps=schedule.memory, ema=0.999, warmup=200, seed=seed)
-    fit(transformer, MemoryLoss(encoded), folder=folder / "memory", lr=6e-4, **common)
-    # Then with past frames beside the segment, oftener on what it has made itself, and on spoilt pasts; earlier that
-    # would only make every step longer.
-    near = MemoryLoss(encoded, rehearse=0.5, references=4, preceding=2, spoilt=0.6)
-    fit(transformer, near, steps=schedule.context, folder=folder / "context", lr=4e-4, ema=0.998, seed=seed + 1)
-    # Of such a segment 4% is new; of a view some frames ahead 14%, and two frames cost less than five. So what there is
-    # to invent is learnt from leaps (notebook 06 counts).
-    leaps = EncodedWalks.load(folder / "leap_encoded")
-    leap = MemoryLoss(leaps, batch=16, length=2, rehearse=0.0, spoilt=0.3, leap=4)
-    loss = in_turn(leap, leap, leap, leap, near)
-    transformer.prior.requires_grad_(False)  # what a memory tells it knows by now
-    common = dict(steps=schedule.leap, ema=0.998, seed=seed + 2, warmup=200)
-    fit(transformer, loss, folder=folder / "leap", lr=5e-4, **common)
+    near = MemoryLoss(
+        EncodedWalks.load(folder / "encoded", folder / "wild_encoded"),
+        rehearse=0.5, references=4, preceding=2, spoilt=0.6,
+    )  # fmt: skip
+    # Of such a segment 4% is new. What there is to invent is learnt from leaps: of a view some frames ahead 14% is, and
+    # fewer frames cost less (notebook 06 counts).
+    leaps = EncodedWalks.load(folder / "leap_encoded", folder / "wild_leap_encoded")
+    far = dict(rehearse=0.0, spoilt=0.3, leap=4)
+    pair, triple = MemoryLoss(leaps, batch=16, length=2, **far), MemoryLoss(leaps, batch=10, length=3, **far)
+    large = MemoryLoss(EncodedWalks.load(folder / "large_encoded"), batch=4, length=2, **far)
+    losses = triple, near, pair, large, triple, near
+
+    fit(
+        transformer.prior, prior_loss(*losses), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3, ema=0.998,
+        seed=seed,
+    )  # fmt: skip
+    transformer.prior.requires_grad_(False)
+    fit(
+        transformer, in_turn(*losses), steps=schedule.memory, folder=folder / "memory", lr=6e-4, ema=0.999, warmup=200,
+        seed=seed,
+    )  # fmt: skip
 
 
 def _save(pipe, target: Path) -> None:
@@ -128,13 +142,17 @@ def _save(pipe, target: Path) -> None:
 
 
 def render_rooms(
-    folder: Path, rooms: int, first: int, what: str, num_frames: int = 25, wild: bool = False, every: int = 1
+    folder: Path, rooms: int, first: int, num_frames: int = 25, wild: bool = False, every: int = 1, size: int = 128
 ) -> None:
     """`write_walks` with a progress bar."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=rooms, desc=what) as bar:
-        write_walks(folder, rooms, num_frames, first, wild, every, lambda done: bar.update(min(done, rooms) - bar.n))
+    with tqdm(total=rooms, desc=folder.name, disable=not processes().is_main_process) as bar:
+
+        def progress(done: int) -> None:
+            bar.update(min(done, rooms) - bar.n)
+
+        write_walks(folder, rooms, num_frames, first, wild, every, size, progress)
 
 
 def encode_with_bar(walks: Path, folder: Path, vae, depth) -> None:
@@ -143,7 +161,7 @@ def encode_with_bar(walks: Path, folder: Path, vae, depth) -> None:
 
     from mirage_nb.training.encoded import encode_walks
 
-    with tqdm(desc="shards to encode") as bar:
+    with tqdm(desc="shards to encode", disable=not processes().is_main_process) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
