@@ -16,6 +16,7 @@ from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.training.data import Walks, import_recordings, write_walks
 from mirage_nb.training.encoded import EncodedWalks, encode_walks
 from mirage_nb.training.loop import fit
+from mirage_nb.training.memory import MemoryLoss
 from mirage_nb.training.stages import branch_and_lora, merge_lora, train_transformer
 from mirage_nb.training.vae import vae_loss
 
@@ -105,6 +106,20 @@ def test_unknown_names_are_told(home, tmp_path, options, name):
         train(home, tmp_path, **options)
 
 
+def test_every_second_batch_leaps_if_asked(home, tmp_path, monkeypatch):
+    seen = []
+    sample = MemoryLoss.sample
+
+    def spy(self, *args):
+        batch = sample(self, *args)
+        seen.append((batch.clean.shape[0], batch.clean.shape[2]))
+        return batch
+
+    monkeypatch.setattr(MemoryLoss, "sample", spy)
+    train(home, tmp_path, leap=3)
+    assert seen == [(2, 3), (4, 2), (2, 3)]
+
+
 def test_gradient_checkpointing_takes_the_same_steps(home, tmp_path):
     plain = train(home, tmp_path / "plain")
     assert not changed(plain, train(home, tmp_path / "checkpointed", gradient_checkpointing=True))
@@ -171,7 +186,7 @@ def test_the_commands_go_from_rooms_to_a_transformer(tmp_path):
     data = CliRunner().invoke(app, ["train", "data", "--folder", walks, "--rooms", "1", "--frames", "7"])
     assert data.exit_code == 0, data.output
     command = ["train", "memory", "--walks", walks, "--folder", str(out), "--model", str(tmp_path / "model")]
-    done = CliRunner().invoke(app, [*command, "--stage", "1", "--steps", "2", "--batch", "2"])
+    done = CliRunner().invoke(app, [*command, "--stage", "1", "--steps", "2", "--batch", "2", "--leap", "3"])
     assert done.exit_code == 0, done.output
     assert (out / "transformer" / "config.json").exists() and (out / "loss.png").stat().st_size > 1000
     nothing = CliRunner().invoke(app, ["train"])

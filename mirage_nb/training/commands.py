@@ -139,8 +139,9 @@ def memory(
     walks: Walks, folder: Folder, model: Start = None, steps: Steps = 6000,
     stage: Annotated[str, typer.Option(help="1: the branch; 2: LoRA on the backbone, too; joint: all.")] = "joint",
     rank: Annotated[int, typer.Option(help="Of the LoRA, stage 2.")] = 64, lr: float = 4e-4, batch: int = 8,
+    leap: Annotated[int, typer.Option(help="Every second batch: views up to so many frames ahead; 1 for none.")] = 1,
     seed: Seed = 0, gradient_checkpointing: Checkpointing = False, tracker: Tracker = None,
 ) -> None:  # fmt: skip
     """The transformer with its memory, in the paper's stages."""
-    _transformer("memory", walks, folder, model, steps=steps, stage=stage, rank=rank, lr=lr, batch=batch, seed=seed,
-                 gradient_checkpointing=gradient_checkpointing, tracker=tracker)  # fmt: skip
+    _transformer("memory", walks, folder, model, steps=steps, stage=stage, rank=rank, lr=lr, batch=batch, leap=leap,
+                 seed=seed, gradient_checkpointing=gradient_checkpointing, tracker=tracker)  # fmt: skip

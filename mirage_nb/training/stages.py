@@ -9,7 +9,7 @@ from torch import nn
 
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
-from mirage_nb.training.memory import MemoryLoss
+from mirage_nb.training.memory import MemoryLoss, in_turn
 
 RECIPES = ("backbone", "memory")
 STAGES = ("joint", "1", "2")
@@ -60,6 +60,7 @@ def train_transformer(
     batch: int = 8,
     references: int = 4,
     preceding: int = 2,
+    leap: int = 1,
     seed: int = 0,
     gradient_checkpointing: bool = False,
     **options,
@@ -73,6 +74,8 @@ def train_transformer(
         stage: of the memory recipe. `1` trains the branch alone, `2` LoRA on the backbone and the branch, `joint`
             everything at once, as the bundled model was trained, since it has no ready backbone.
         references, preceding: clean past frames shown beside the segment, at most, see `MemoryLoss`.
+        leap: if above 1, every second batch is of views up to so many frames ahead, each with the frame it starts from
+            (`MemoryLoss`, two frames a sample): what `lookahead` needs in a rollout.
         rank: of the LoRA; it is merged into the weights in the end.
         options: of `fit`.
     """
@@ -94,8 +97,10 @@ def train_transformer(
     drop = 1.0 if recipe == "backbone" else 0.1
     beside = dict(references=references, preceding=preceding)
     rehearse, length = 0.25 if drop < 1 else 0.0, network.config.segment_latent_frames
-    loss = MemoryLoss(data, batch, length, drop, rehearse, **beside)
-    fit(network, loss, steps=steps, folder=folder, lr=lr, seed=seed, **options)
+    losses = [MemoryLoss(data, batch, length, drop, rehearse, **beside)]
+    if leap > 1:
+        losses.append(MemoryLoss(data, 2 * batch, 2, drop, 0.0, leap=leap))
+    fit(network, in_turn(*losses), steps=steps, folder=folder, lr=lr, seed=seed, **options)
     if stage == "2":
         merge_lora(network)
     target = Path(folder) / "transformer"

@@ -31,7 +31,7 @@ class Schedule:
     wild_leap_rooms: int = 384
     large_rooms: int = 128
     vae: int = 6000
-    polish: int = 9000
+    polish: int = 12000
     depth: int = 2600
     prior: int = 6000
     memory: int = 5000
