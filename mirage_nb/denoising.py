@@ -57,18 +57,21 @@ def denoise(
 
 
 def look_ahead(
-    scenes: Scenes, segment: Segment, distance: int, clean: Tensor, seeds: list[int], steps: int, text, clock: Clock
-) -> None:
+    scenes: Scenes, segment: Segment, distance: int, takes: int, clean: Tensor, seeds: list[int], steps: int, text,
+    clock: Clock,
+) -> None:  # fmt: skip
     """Write the view `distance` frames after the segment's first to the memories, wherever it shows much that is new.
 
-    The generator makes it as the second frame of a segment of two.
+    The generator makes it as the second frame of a segment of two, `takes` times, each from other noise, and the take
+    is kept that `best_take` says.
     """
     at = [segment.start, min(segment.start + distance, len(scenes.cameras[0]) - 1)]
     with clock("read"):
         readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
+    unseen = ~torch.stack([readout.visibility[1] for readout in readouts])
     new = [
-        scene for scene, (memory, readout) in enumerate(zip(scenes.memories, readouts))
-        if len(memory) and (~readout.visibility[1]).float().mean() > NEW
+        scene for scene, (memory, cells) in enumerate(zip(scenes.memories, unseen))
+        if len(memory) and cells.float().mean() > NEW
     ]  # fmt: skip
     if not new:
         return
@@ -76,9 +79,37 @@ def look_ahead(
     with clock("denoise"):
         views = [c[at].downscale(spatial_stride(vae)) for c in scenes.cameras]
         control = memory_control(readouts, views, scenes.models.transformer.config.memory_layout)
-        shape = (clean.shape[1], 2, *clean.shape[2:])
-        noise = torch.stack([segment_noise(seed, segment.index, shape, ahead=True) for seed in seeds]).to(clean.device)
-        made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text)[:, :, 1:]
+        shape = (takes, clean.shape[1], 2, *clean.shape[2:])
+        noise = torch.cat([segment_noise(seed, segment.index, shape, ahead=True) for seed in seeds]).to(clean.device)
+        clean, control, text = (None if x is None else x.repeat_interleave(takes, 0) for x in (clean, control, text))
+        made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text)[:, :, 1]
     with clock("decode"), precision(vae, clean.device):
-        video = decode(vae, made)
-    scenes.foresee(video[:, :, 0], made[:, :, 0], at[1], [readout[1:] for readout in readouts], new, clock)
+        first = decode(vae, torch.stack([past.latents[0] for past in scenes.past])[:, :, None])[:, :, 0]
+        video = decode(vae, made[:, :, None])[:, :, 0]
+        kept = best_take(first, video.unflatten(0, (-1, takes)), unseen)
+        kept += takes * torch.arange(len(kept), device=kept.device)
+    scenes.foresee(video[kept], made[kept], at[1], [readout[1:] for readout in readouts], new, clock)
+
+
+def best_take(first: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:
+    """Which of K takes is in its new cells most nearly as sharp as the first frame: (B,) indices.
+
+    A generator that can't tell what is there makes fog of it, now and then. The first frame says how sharp its world
+    is; the sharpest take would rather be a cluttered one.
+
+    Args:
+        first: (B, 3, H, W), the frames that the videos began with. takes: (B, K, 3, H, W).
+        unseen: (B, h, w) bool, the cells that no memory showed.
+    """
+    aim = sharpness(first, torch.ones_like(unseen))
+    found = sharpness(takes, unseen[:, None].expand(-1, takes.shape[1], -1, -1))
+    return (found / aim[:, None]).log().abs().argmin(1)
+
+
+def sharpness(pictures: Tensor, cells: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels of pictures (..., 3, H, W) in some of their cells (..., h, w)."""
+    height, width = pictures.shape[-2] // cells.shape[-2], pictures.shape[-1] // cells.shape[-1]
+    inside = cells.repeat_interleave(height, -2).repeat_interleave(width, -1)
+    inside = inside[..., 1:, 1:] & inside[..., :-1, 1:] & inside[..., 1:, :-1]
+    change = pictures.diff(dim=-1)[..., 1:, :].abs() + pictures.diff(dim=-2)[..., 1:].abs()
+    return ((change.mean(-3) * inside).sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=1)).clamp(min=1e-6)

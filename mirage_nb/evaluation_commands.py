@@ -21,6 +21,7 @@ Rooms = Annotated[str, typer.Option(help="First and last seed; those from 900000
 Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.")]
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
 Lookahead = Annotated[int | None, typer.Option(help="Frames to look ahead; by default as the model was trained.")]
+Takes = Annotated[int | None, typer.Option(help="Versions of each view ahead; by default the model's own number.")]
 
 
 @app.command()
@@ -33,6 +34,7 @@ def rooms(
     true_depth: Annotated[bool, typer.Option(help="Give the exact depth of every frame.")] = False,
     batch: Batch = 16,
     lookahead: Lookahead = None,
+    takes: Takes = None,
     model: Model = None,
 ) -> None:
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
@@ -43,7 +45,7 @@ def rooms(
         from mirage_nb.video import contact_sheet, stack_sheets, write_png
 
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
-        pipe = _looking(load_pipeline(model), lookahead)
+        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes)
         with _segments_bar() as progress:
             report, videos = evaluate_rooms(
                 pipe, _seeds(seeds), frames, names, num_inference_steps=steps, true_depth=true_depth, batch=batch,
@@ -120,6 +122,7 @@ def recording(
     noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4,
     steps: Steps = 2,
     lookahead: Lookahead = None,
+    takes: Takes = None,
     model: Model = None,
 ) -> None:
     """Walk the path of a real recording from its first frame, and compare with what was recorded."""
@@ -133,7 +136,8 @@ def recording(
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
         if size < 16 or size % 16:
             raise ValueError(f"size: expected a multiple of 16, got {size}")
-        clip, pipe = read_rgbd(folder, (size, size), slice(frames)), _looking(load_pipeline(model), lookahead)
+        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes)
+        clip = read_rgbd(folder, (size, size), slice(frames))
         if len(clip.frames) < frames:
             raise ValueError(f"frames: {folder} has {len(clip.frames)}, and {frames} are wanted")
         with _segments_bar() as progress:
@@ -177,10 +181,9 @@ def training(
         typer.echo(f"see {out / 'training.json'}")
 
 
-def _looking(pipe, lookahead: int | None):
-    """The pipeline, looking as far ahead as asked for."""
-    if lookahead is not None:
-        pipe.register_to_config(lookahead=lookahead)
+def _looking(pipe, **asked: int | None):
+    """The pipeline, looking ahead as asked for."""
+    pipe.register_to_config(**{name: value for name, value in asked.items() if value is not None})
     return pipe
 
 

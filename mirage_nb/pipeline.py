@@ -74,6 +74,7 @@ class MiragePipeline(DiffusionPipeline):
         autocast: compute float32 weights in bfloat16; without it everything runs in the precision it was loaded in.
         references, preceding: clean past latent frames that the transformer was trained to be shown (paper: 4 and 2).
         lookahead: how many frames ahead it was trained to leap, see `stitching.rollout`; 0 for not at all.
+        takes: how many versions of each view ahead to make, of which one is kept.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae->depth_estimator"
@@ -83,10 +84,11 @@ class MiragePipeline(DiffusionPipeline):
     def __init__(
         self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None,
         autocast: bool = True, references: int = 0, preceding: int = 0, lookahead: int = 0,
-        mask_estimator=None,
+        takes: int = 1, mask_estimator=None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.register_to_config(autocast=autocast, references=references, preceding=preceding, lookahead=lookahead)
+        beside = dict(references=references, preceding=preceding, lookahead=lookahead, takes=takes)
+        self.register_to_config(autocast=autocast, **beside)
         vae.autocast = transformer.autocast = autocast
         self.mask_estimator = mask_estimator
         self.register_modules(
@@ -133,7 +135,7 @@ class MiragePipeline(DiffusionPipeline):
     @property
     def beside(self) -> dict[str, int]:
         """What the generator is shown beside the memory, and how far ahead it looks: options of `rollout`."""
-        return {name: self.config[name] for name in ("references", "preceding", "lookahead")}
+        return {name: self.config[name] for name in ("references", "preceding", "lookahead", "takes")}
 
     @torch.no_grad()
     def __call__(
@@ -151,6 +153,7 @@ class MiragePipeline(DiffusionPipeline):
         num_frames: int | None = None,
         num_inference_steps: int = 2,
         lookahead: int | None = None,
+        takes: int | None = None,
         guidance_scale: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -178,6 +181,8 @@ class MiragePipeline(DiffusionPipeline):
                 sharpen what it invents (notebook 05); 20 are the paper's for Wan.
             lookahead: how many frames ahead to imagine the path, by default as the model was trained; 0 goes strictly
                 segment by segment, as somebody does who can't know the path (`stitching.rollout`).
+            takes: how many versions of each view ahead to make, by default the model's own number: more of them cost
+                time, and leave less fog where much must be invented.
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
@@ -208,9 +213,10 @@ class MiragePipeline(DiffusionPipeline):
             raise ValueError("depth: this pipeline has no depth estimator, so depth (T, H, W) of every frame is needed")
         segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
         memory, beside = self._memory(memory), self.beside
-        if lookahead is not None:
-            checks.integer("lookahead", lookahead, 0)
-            beside["lookahead"] = lookahead
+        for name, value, least in (("lookahead", lookahead, 0), ("takes", takes, 1)):
+            if value is not None:
+                checks.integer(name, value, least)
+                beside[name] = value
         seed = draw_seed(generator) if generator is not None else seed
         text.check_prompt(self, prompt, negative_prompt, guidance_scale)
 
@@ -221,7 +227,7 @@ class MiragePipeline(DiffusionPipeline):
                 "depth": digest(depth), "moving": digest(moving, *masks),
                 "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "memory": digest(type(memory).__name__, getattr(memory, "policy", None), memory.frames, len(memory)),
-                "num_inference_steps": digest(num_inference_steps, beside["lookahead"]),
+                "num_inference_steps": digest(num_inference_steps, beside["lookahead"], beside["takes"]),
                 "model": model_digest(self.components),
             }  # fmt: skip
             run = Run(output_dir, inputs, seed)

@@ -117,6 +117,7 @@ def rollout(
     preceding: int = 0,
     overlap: bool = True,
     lookahead: int = 0,
+    takes: int = 1,
     device: torch.device | str | None = None,
 ) -> Iterator[SegmentResult]:
     """Generate B videos of equal length at once, segment by segment (paper: segment stitching).
@@ -146,6 +147,7 @@ def rollout(
             and write it to the memory, if it shows much that is new; 0 never does. What a long way out invents then
             hangs on a chain of few links, not of one a segment. A multiple of a segment's new frames; for models that
             were trained to leap, without temporal compression.
+        takes: how many versions of each view ahead to make; the one that is about as sharp as the first frame is kept.
         device: where to compute; by default where the transformer is.
 
     Yields:
@@ -173,19 +175,21 @@ def rollout(
     if lookahead and (lookahead < 0 or lookahead % each or temporal_stride(models.vae) > 1):
         rule = f"a multiple of {each}" if temporal_stride(models.vae) == 1 else "0, this VAE compresses time"
         raise ValueError(f"lookahead: expected {rule}, got {lookahead}")
+    if takes < 1:
+        raise ValueError(f"takes: expected at least 1, got {takes}")
     segments = plan_segments(num_frames, each, temporal_stride(models.vae))
     device = torch.device(device or next(models.transformer.parameters()).device)
     scenes = Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)
     if past is not None:
         scenes.recall(*past, at=list(range(0, num_frames, temporal_stride(models.vae)))[: past[0].shape[2]])
-    text, steps, beside = encoder_hidden_states, num_inference_steps, (references, preceding, overlap, lookahead)
+    text, steps, beside = encoder_hidden_states, num_inference_steps, (references, preceding, overlap, lookahead, takes)
     return _roll(scenes, segments[done:], image.to(device), latents, seeds, steps, text, on_step, beside)
 
 
 @torch.no_grad()
 def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step, beside) -> Iterator[SegmentResult]:
     vae, device = scenes.models.vae, scenes.device
-    most_references, most_preceding, keep_overlap, lookahead = beside
+    most_references, most_preceding, keep_overlap, lookahead, takes = beside
     stride = temporal_stride(vae)
     overlap = frame_encoder(vae)(as_pixels(image)) if latents is None else latents.to(device)
     layout, constant = scenes.models.transformer.config.memory_layout, None
@@ -201,7 +205,7 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
                 (image[:, None], first, *scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
             )
         if lookahead and segment.start % lookahead == 0:
-            look_ahead(scenes, segment, lookahead, overlap, seeds, steps, text, clock)
+            look_ahead(scenes, segment, lookahead, takes, overlap, seeds, steps, text, clock)
         with clock("read"):
             readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
             context, references, preceding = scenes.context(readouts, at, most_references, most_preceding)

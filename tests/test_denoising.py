@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mirage_nb.denoising import denoise
+from mirage_nb.denoising import best_take, denoise
 from mirage_nb.models.presets import build_micro, build_scheduler
 
 
@@ -46,3 +46,16 @@ def test_more_steps_are_for_what_the_memory_does_not_tell():
 
     parts.transformer.prior = None  # it can't say which cells are told
     assert not torch.allclose(*(denoise(parts, clean, noise, control, steps)[seen] for steps in (2, 6)), atol=1e-2)
+
+
+def test_the_best_take_is_as_sharp_as_the_first_frame_where_all_is_new():
+    """Neither fog nor clutter; what the memory showed does not count, nor who else is in the batch."""
+    g = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, 3, 16, 24, generator=g)
+    unseen = torch.zeros(2, 4, 6, dtype=torch.bool)
+    unseen[0, :, 2:], unseen[1, 1:] = True, True
+    new = unseen.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
+    contrasts = torch.tensor([[0.1, 0.5, 3.0], [1.9, 0.4, 0.0]])
+    takes = torch.stack([torch.where(new, c.view(2, 1, 1, 1) * noise, 9 * noise) for c in contrasts.T], 1)
+    assert best_take(0.6 * noise, takes, unseen).tolist() == [1, 1]
+    assert best_take(noise * torch.tensor([4.0, 2.0]).view(2, 1, 1, 1), takes, unseen).tolist() == [2, 0]

@@ -132,9 +132,9 @@ def test_a_look_ahead_is_remembered_and_leaves_the_video_its_clock():
     each = new_frames_per_segment(parts)
     options = dict(seeds=[3], depth=depth, references=2)
 
-    def run(distance: int):
+    def run(distance: int, takes: int = 1):
         memory = make_memory("latent")
-        return list(rollout(parts, [memory], image, [cameras], lookahead=distance, **options)), memory
+        return list(rollout(parts, [memory], image, [cameras], lookahead=distance, takes=takes, **options)), memory
 
     (plain, alone), (ahead, memory) = run(0), run(4 * each)
     shown = [results[3].readouts[0].visibility[-1].float().mean() for results in (plain, ahead)]
@@ -142,6 +142,10 @@ def test_a_look_ahead_is_remembered_and_leaves_the_video_its_clock():
     assert joined(ahead).shape == joined(plain).shape and memory.frames == alone.frames == 25
     again, _ = run(4 * each)
     assert torch.equal(joined(again), joined(ahead))
+    chosen = [joined(run(4 * each, takes)[0]) for takes in (2, 3, 3)]
+    assert torch.equal(chosen[1], chosen[2]) and not all(torch.equal(c, joined(ahead)) for c in chosen)
+    with pytest.raises(ValueError, match="takes"):
+        run(4 * each, 0)
     nothing = list(rollout(parts, [make_memory("none")], image, [cameras], lookahead=4 * each, **options))
     assert not any(r.visibility.any() for r in nothing)
     # The way back shows nothing new, so nobody looks ahead.
