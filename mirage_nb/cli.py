@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from enum import Enum
@@ -33,10 +32,6 @@ class Memory(str, Enum):
 Model = Annotated[str | None, typer.Option(help="Folder of a model; by default the bundled one.")]
 Steps = Annotated[int, typer.Option(help="Denoising steps a segment.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-
-
-def _number(x: float) -> float | None:
-    return round(x, 3) if math.isfinite(x) else None
 
 
 @app.command()
@@ -149,8 +144,11 @@ def _save_walk(out: Path, scene, result, name: str) -> dict:
         report["psnr_to_truth"] = {
             "mean": each.mean().item(),
             "per_frame": [round(x, 3) for x in each.tolist()],
-            # None where the memory showed nothing of a frame
-            "covered": {"mean": _number(covered.nanmean().item()), "per_frame": [_number(x) for x in covered.tolist()]},
+            # null where the memory showed nothing of a frame
+            "covered": {
+                "mean": covered.nanmean().item(),
+                "per_frame": [round(x, 3) for x in covered.tolist()],
+            },
         }
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def load_pipeline(folder: str | None):
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Write a report. JSON knows no NaN: what could not be measured is null."""
     from mirage_nb.grid_io import write_aside
 
-    write_aside(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_aside(path, (json.dumps(_plain(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _plain(content):
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def recording(
         write_json(out / "report.json", {"command": shlex.join(["mirage-nb", *sys.argv[1:]])} | report)
         write_png(out / "contact.png", contact_sheet(videos, title=f"{folder.name}, {frames} frames", tile=size))
         for name, row in report["methods"].items():
-            words = (f"{k.replace('_', ' ')} {v['mean']:.2f} ± {v['ci95']:.2f} dB" for k, v in row.items())
+            words = (f"{k.replace('_', ' ')} {_in_words(value, 2)} dB" for k, value in row.items())
             typer.echo(f"{name}: " + ", ".join(words))
         typer.echo(f"remembered: {report['remembered']:.0%} of the pixels; see {out / 'report.json'} and contact.png")
 
@@ -208,6 +209,14 @@ def _segments_bar():
         yield progress
 
 
+def _in_words(value: dict[str, float], digits: int) -> str:
+    """A `summary`, with no interval where there was one room only."""
+    if math.isnan(value["mean"]):
+        return "–"
+    interval = "" if math.isnan(value["ci95"]) else f" ± {value['ci95']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{interval}"
+
+
 def _print_table(report: dict) -> None:
     """A column for each memory; of many memories, a row for each and the main figures."""
     from rich.console import Console
@@ -221,8 +230,7 @@ def _print_table(report: dict) -> None:
     def cell(name: str, metric: str) -> str:
         value = methods[name][metric]
         digits = 0 if metric in ("bytes", "tokens") else 1 if "psnr" in metric else 3
-        missing = value["mean"] != value["mean"]
-        return "–" if missing else f"{value['mean']:.{digits}f} ± {value['ci95']:.{digits}f}"
+        return _in_words(value, digits)
 
     few, metrics = len(methods) <= 4, list(next(iter(methods.values())))
     if not few:
@@ -237,5 +245,5 @@ def _print_table(report: dict) -> None:
     parts = {name: value for name, value in report.get("parts", {}).items() if value["mean"] == value["mean"]}
     if not parts:
         return
-    words = (f"{name.replace('_', ' ')} {v['mean']:.3f} ± {v['ci95']:.3f}" for name, v in parts.items())
+    words = (f"{name.replace('_', ' ')} {_in_words(value, 3)}" for name, value in parts.items())
     typer.echo("the parts alone, on true frames: " + ", ".join(words))

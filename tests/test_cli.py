@@ -91,12 +91,20 @@ def test_evaluate_a_recording(model, tmp_path):
 def test_evaluate_rooms(model, tmp_path):
     code, text = run(
         "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1,
-        "--lookahead", 4, "--model", model, "--out", tmp_path,
+        "--lookahead", 4, "--takes", 2, "--model", model, "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, text
     report = json.loads((tmp_path / "report.json").read_text())
     assert set(report["methods"]) == {"latent", "none"} and report["methods"]["latent"]["closed_loop_psnr"]["mean"] > 0
     assert (tmp_path / "contact.png").exists() and (tmp_path / "rooms" / "900001.png").exists()
+    nothing = {"mean": None, "ci95": None}
+    assert report["methods"]["none"]["psnr_to_truth_covered"] == nothing, "JSON has no NaN"
+
+
+def test_one_room_has_no_interval(model, tmp_path):
+    options = "--frames", 5, "--memory", "latent", "--steps", 1, "--model", model, "--out", tmp_path
+    code, text = run("evaluate", "rooms", "--seeds", "900000", *options)
+    assert code == 0 and "closed loop psnr" in text and "nan" not in text, text
 
 
 @pytest.mark.parametrize(
