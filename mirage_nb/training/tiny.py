@@ -33,8 +33,8 @@ class Schedule:
     vae: int = 6000
     polish: int = 12000
     depth: int = 2600
-    prior: int = 6000
-    memory: int = 5000
+    prior: int = 4500
+    memory: int = 2800
 
     @staticmethod
     def quick() -> Schedule:
