@@ -84,11 +84,13 @@ def look_ahead(
         clean, control, text = (None if x is None else x.repeat_interleave(takes, 0) for x in (clean, control, text))
         made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text)[:, :, 1]
     with clock("decode"), precision(vae, clean.device):
-        first = decode(vae, torch.stack([past.latents[0] for past in scenes.past])[:, :, None])[:, :, 0]
         video = decode(vae, made[:, :, None])[:, :, 0]
-        kept = best_take(first, video.unflatten(0, (-1, takes)), unseen)
-        kept += takes * torch.arange(len(kept), device=kept.device)
-    scenes.foresee(video[kept], made[kept], at[1], [readout[1:] for readout in readouts], new, clock)
+        if takes > 1:
+            first = decode(vae, torch.stack([past.latents[0] for past in scenes.past])[:, :, None])[:, :, 0]
+            kept = best_take(first, video.unflatten(0, (-1, takes)), unseen)
+            kept += takes * torch.arange(len(kept), device=kept.device)
+            video, made = video[kept], made[kept]
+    scenes.foresee(video, made, at[1], [readout[1:] for readout in readouts], new, clock)
 
 
 def best_take(first: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:

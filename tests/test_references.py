@@ -123,12 +123,12 @@ def test_what_the_transformer_is_given_beside_the_target(temporal):
     assert results[3].references[0], "the way back shares its voxels with the way out"
 
 
-@pytest.mark.parametrize("lookahead", [0, 4])
-def test_a_resumed_run_knows_the_past(lookahead):
+@pytest.mark.parametrize(("lookahead", "takes"), [(0, 1), (4, 1), (4, 3)])
+def test_a_resumed_run_knows_the_past(lookahead, takes):
     parts = SimpleNamespace(**build_micro())
     cameras = Cameras(camera_path("there_and_back", 9), [40.0, 42.0, 25.0, 15.0], SIZE)
     image, depth = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8), box_depth(cameras)[None]
-    options = dict(seeds=[0], depth=depth, references=3, preceding=2, lookahead=lookahead)
+    options = dict(seeds=[0], depth=depth, references=3, preceding=2, lookahead=lookahead, takes=takes)
     memory = make_memory("latent")
     whole = list(rollout(parts, [memory], image, [cameras], **options))
     memory, early = make_memory("latent"), []
@@ -141,6 +141,9 @@ def test_a_resumed_run_knows_the_past(lookahead):
     for resumed, straight in zip(late, whole[2:], strict=True):
         assert resumed.references == straight.references
         assert torch.equal(resumed.frames, straight.frames) and torch.equal(resumed.written, straight.written)
+    if takes > 1:
+        with pytest.raises(ValueError, match="past: expected"):
+            rollout(parts, [memory], early[-1].frames[:, -1], [cameras], done=2, **options)
 
 
 def test_without_the_overlap_a_segment_makes_its_first_frame_anew_and_throws_it_away():

@@ -8,12 +8,12 @@ from torch import nn
 from mirage_nb.training.memory import MemoryLoss
 
 
-def prior_loss(*losses: MemoryLoss):
-    """The `batch_loss` of `loop.fit` for a `MemoryPrior`: negative log likelihood a latent, on samples of the memory
-    recipe, from several of its losses in turn. The clean first frame, which is known, does not count."""
+def prior_loss(samples: MemoryLoss):
+    """The `batch_loss` of `loop.fit` for a `MemoryPrior`: negative log likelihood a latent, on the memory recipe's own
+    samples. The clean first frame, which is known, does not count."""
 
     def batch_loss(model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
-        drawn = losses[step % len(losses)].sample(generator, part)
+        drawn = samples.sample(generator, part)
         return drawn.surprise(model).mean(), {}
 
     return batch_loss

@@ -123,8 +123,8 @@ def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int)
     losses = triple, near, pair, large, triple, near
 
     fit(
-        transformer.prior, prior_loss(*losses), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3, ema=0.998,
-        seed=seed,
+        transformer.prior, in_turn(*map(prior_loss, losses)), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3,
+        ema=0.998, seed=seed,
     )  # fmt: skip
     transformer.prior.requires_grad_(False)
     fit(
