@@ -23,6 +23,7 @@ Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
 Lookahead = Annotated[int | None, typer.Option(help="Frames to look ahead; by default as the model was trained.")]
 Takes = Annotated[int | None, typer.Option(help="Versions of each view ahead; by default the model's own number.")]
+Scales = Annotated[int | None, typer.Option(help="Scales at which the first frame is remembered, likewise.")]
 
 
 @app.command()
@@ -36,6 +37,7 @@ def rooms(
     batch: Batch = 16,
     lookahead: Lookahead = None,
     takes: Takes = None,
+    image_scales: Scales = None,
     model: Model = None,
 ) -> None:
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
@@ -46,7 +48,7 @@ def rooms(
         from mirage_nb.video import contact_sheet, stack_sheets, write_png
 
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
-        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes)
+        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes, image_scales=image_scales)
         with _segments_bar() as progress:
             report, videos = evaluate_rooms(
                 pipe, _seeds(seeds), frames, names, num_inference_steps=steps, true_depth=true_depth, batch=batch,
@@ -124,6 +126,7 @@ def recording(
     steps: Steps = 2,
     lookahead: Lookahead = None,
     takes: Takes = None,
+    image_scales: Scales = None,
     model: Model = None,
 ) -> None:
     """Walk the path of a real recording from its first frame, and compare with what was recorded."""
@@ -137,7 +140,7 @@ def recording(
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
         if size < 16 or size % 16:
             raise ValueError(f"size: expected a multiple of 16, got {size}")
-        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes)
+        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes, image_scales=image_scales)
         clip = read_rgbd(folder, (size, size), slice(frames))
         if len(clip.frames) < frames:
             raise ValueError(f"frames: {folder} has {len(clip.frames)}, and {frames} are wanted")
@@ -183,7 +186,7 @@ def training(
 
 
 def _looking(pipe, **asked: int | None):
-    """The pipeline, looking ahead as asked for."""
+    """The pipeline, looking ahead and remembering as asked for."""
     pipe.register_to_config(**{name: value for name, value in asked.items() if value is not None})
     return pipe
 

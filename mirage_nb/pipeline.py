@@ -31,6 +31,7 @@ from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
 from mirage_nb.trajectories import actions_to_c2w
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8")
+BESIDE = ("references", "preceding", "lookahead", "takes", "image_scales")
 
 
 @dataclass
@@ -75,6 +76,7 @@ class MiragePipeline(DiffusionPipeline):
         references, preceding: clean past latent frames that the transformer was trained to be shown (paper: 4 and 2).
         lookahead: how many frames ahead it was trained to leap, see `stitching.rollout`; 0 for not at all.
         takes: how many versions of each view ahead to make, of which one is kept.
+        image_scales: at how many scales the image is remembered.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae->depth_estimator"
@@ -84,10 +86,10 @@ class MiragePipeline(DiffusionPipeline):
     def __init__(
         self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None,
         autocast: bool = True, references: int = 0, preceding: int = 0, lookahead: int = 0,
-        takes: int = 1, mask_estimator=None,
+        takes: int = 1, image_scales: int = 1, mask_estimator=None,
     ) -> None:  # fmt: skip
         super().__init__()
-        beside = dict(references=references, preceding=preceding, lookahead=lookahead, takes=takes)
+        beside = dict(zip(BESIDE, (references, preceding, lookahead, takes, image_scales)))
         self.register_to_config(autocast=autocast, **beside)
         vae.autocast = transformer.autocast = autocast
         self.mask_estimator = mask_estimator
@@ -134,8 +136,8 @@ class MiragePipeline(DiffusionPipeline):
 
     @property
     def beside(self) -> dict[str, int]:
-        """What the generator is shown beside the memory, and how far ahead it looks: options of `rollout`."""
-        return {name: self.config[name] for name in ("references", "preceding", "lookahead", "takes")}
+        """How a rollout goes beyond a memory that is written segment by segment: options of `rollout`."""
+        return {name: self.config[name] for name in BESIDE}
 
     @torch.no_grad()
     def __call__(
@@ -154,6 +156,7 @@ class MiragePipeline(DiffusionPipeline):
         num_inference_steps: int = 2,
         lookahead: int | None = None,
         takes: int | None = None,
+        image_scales: int | None = None,
         guidance_scale: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -183,6 +186,8 @@ class MiragePipeline(DiffusionPipeline):
                 segment by segment, as somebody does who can't know the path (`stitching.rollout`).
             takes: how many versions of each view ahead to make, by default the model's own number: more of them cost
                 time, and leave less fog where much must be invented.
+            image_scales: at how many scales to remember the image, by default the model's own number: with 2 it is
+                encoded at twice its size, too, for a camera that comes closer (`stitching.rollout`).
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
@@ -213,7 +218,7 @@ class MiragePipeline(DiffusionPipeline):
             raise ValueError("depth: this pipeline has no depth estimator, so depth (T, H, W) of every frame is needed")
         segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
         memory, beside = self._memory(memory), self.beside
-        for name, value, least in (("lookahead", lookahead, 0), ("takes", takes, 1)):
+        for name, value, least in (("lookahead", lookahead, 0), ("takes", takes, 1), ("image_scales", image_scales, 1)):
             if value is not None:
                 checks.integer(name, value, least)
                 beside[name] = value
@@ -227,7 +232,7 @@ class MiragePipeline(DiffusionPipeline):
                 "depth": digest(depth), "moving": digest(moving, *masks),
                 "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "memory": digest(type(memory).__name__, getattr(memory, "policy", None), memory.frames, len(memory)),
-                "num_inference_steps": digest(num_inference_steps, beside["lookahead"], beside["takes"]),
+                "num_inference_steps": digest(num_inference_steps, *map(beside.get, BESIDE[2:])),
                 "model": model_digest(self.components),
             }  # fmt: skip
             run = Run(output_dir, inputs, seed)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mirage_nb.alignment import Fit, align_depth, align_scale
 from mirage_nb.cameras import Cameras
@@ -147,6 +149,29 @@ class Scenes:
                 # Half precision is far finer than what the VAE tells apart, and half the memory.
                 memory.write(tokens.half(), depth[scene], cameras, mask, frames=pixels[scene])
         return depth, torch.stack(written)
+
+    def remember_finer(
+        self, image: Tensor, times: int, depth: Tensor, written: Tensor, encode: Callable, clock: Clock
+    ) -> None:
+        """Write the first frames once more, as a camera of so many `times` the resolution would have seen them.
+
+        They are pictures, not latents that were decoded: nothing is lost by encoding them at another size. The tokens
+        are finer and lie between those there, so a camera that comes closer, or looks from between the cells, finds
+        some that fit.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1]. depth, written: what `remember` returned for it.
+            encode: frames (B, 3, H, W) to latents (B, C, h, w).
+        """
+        with clock("write"):
+            large = interpolate(image, scale_factor=times, mode="bicubic").clamp(-1, 1)
+            latents, size = encode(large).half(), tuple(large.shape[2:])
+            depth, mask = (x.repeat_interleave(times, 2).repeat_interleave(times, 3) for x in (depth, written))
+            for scene, memory in enumerate(self.memories):
+                if mask[scene].any():
+                    camera = self.cameras[scene][0].resize(size)
+                    memory.write(latents[scene, None], depth[scene], camera, mask[scene], frames=large[scene, None])
+                    memory.frames -= 1  # it counts the video's own
 
     def foresee(
         self, pixels: Tensor, latents: Tensor, frame: int, known: list[Readout], scenes: list[int], clock: Clock

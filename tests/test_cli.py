@@ -91,7 +91,7 @@ def test_evaluate_a_recording(model, tmp_path):
 def test_evaluate_rooms(model, tmp_path):
     code, text = run(
         "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1,
-        "--lookahead", 4, "--takes", 2, "--model", model, "--out", tmp_path,
+        "--lookahead", 4, "--takes", 2, "--image-scales", 2, "--model", model, "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, text
     report = json.loads((tmp_path / "report.json").read_text())

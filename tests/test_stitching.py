@@ -126,6 +126,29 @@ def test_a_batch_equals_its_scenes_one_by_one():
     assert (together[0] - together[1]).abs().mean() > 0.2, "the scenes must differ for this to say anything"
 
 
+def test_the_image_is_remembered_at_more_scales_for_a_camera_that_comes_closer():
+    parts, image, cameras = models(), images(1), walk(9, "push_in")
+    options = dict(seeds=[3], depth=box_depth(cameras)[None])
+
+    def run(scales: int):
+        memory = make_memory("latent")
+        return next(rollout(parts, [memory], image, [cameras], image_scales=scales, **options)), memory
+
+    (_, plain), (result, finer), (again, _) = run(1), run(2), run(2)
+    h, w = result.latents.shape[-2:]
+    first, second = (finer.footprints[part] for part in (slice(h * w), slice(h * w, None)))
+    assert torch.equal(finer.positions[: h * w], plain.positions[: h * w]), "the image's own tokens come first"
+    half = (second[: 4 * h * w].view(h, 2, w, 2) / first.view(h, 1, w, 1)).flatten()
+    torch.testing.assert_close(half, torch.full_like(half, 0.5), rtol=0.1, atol=0)
+    assert finer.frames == plain.frames and torch.equal(again.frames, result.frames)
+    closer = cameras[:1]
+    closer = Cameras(closer.c2w, closer.intrinsics * closer.intrinsics.new_tensor([2, 2, 1, 1]), closer.size)
+    own, new = (memory.read(closer).offset.abs().amax(1).mean() for memory in (plain, finer))
+    assert new < own / 2, "a lens of twice the focal length finds tokens that fit its cells"
+    with pytest.raises(ValueError, match="image_scales: expected at least 1"):
+        run(0)
+
+
 def test_a_look_ahead_is_remembered_and_leaves_the_video_its_clock():
     parts, image, cameras = models(), images(1), walk(25, "pan_left", degrees_per_frame=6.0)
     depth = box_depth(cameras)[None]
