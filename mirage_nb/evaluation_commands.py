@@ -96,6 +96,9 @@ def ablations(
             changed = {"ours, past frames beside": {"references": 4, "preceding": 2}}
         if as_is["lookahead"]:
             changed["ours, not looking ahead"] = {"lookahead": 0}
+        if as_is["takes"] > 1:
+            changed["ours, one take of what is ahead"] = {"takes": 1}
+        changed["ours, the image at one more scale"] = {"image_scales": as_is["image_scales"] + 1}
         for name, change in changed.items():
             pipe.register_to_config(**as_is | change)
             with _segments_bar() as progress:
