@@ -64,6 +64,8 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
         1,
         "--path",
         "push_in",
+        "--image-scales",
+        2,
         "--model",
         model,
         "--out",
@@ -71,7 +73,9 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
     )
     assert code == 0, text
     assert "trust" in text and "64 degrees" in text
-    assert "psnr_to_truth" not in json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "psnr_to_truth" not in report
+    assert report["segments"][0]["tokens"] > 2 * 16**2, "finer ones beside those of its 16 x 16 cells"
 
 
 @pytest.mark.skipif(not (REAL / "kitchen").exists(), reason="no RGB-D recording at ../shared/real/kitchen")
