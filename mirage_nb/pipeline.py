@@ -232,9 +232,8 @@ class MiragePipeline(DiffusionPipeline):
                 "depth": digest(depth), "moving": digest(moving, *masks),
                 "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "memory": digest(type(memory).__name__, getattr(memory, "policy", None), memory.frames, len(memory)),
-                "num_inference_steps": digest(num_inference_steps, *map(beside.get, BESIDE[2:])),
-                "model": model_digest(self.components),
-            }  # fmt: skip
+                "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),
+            } | {name: digest(beside[name]) for name in BESIDE}  # fmt: skip
             run = Run(output_dir, inputs, seed)
             seed = run.seed
         seed = draw_seed() if seed is None else seed

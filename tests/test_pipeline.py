@@ -203,6 +203,7 @@ def test_a_run_without_a_seed_resumes_with_its_own(single, tmp_path):
     [
         (dict(seed=9), "seed"),
         (dict(num_inference_steps=3), "num_inference_steps"),
+        (dict(image_scales=2), "image_scales"),
         (dict(segments=2), "c2w, intrinsics"),
         (dict(memory="none"), "memory"),
         (dict(intrinsics=[30, 30, 24, 16]), "intrinsics"),
