@@ -30,12 +30,12 @@ class Schedule:
     wild_rooms: int = 192
     leap_rooms: int = 768
     wild_leap_rooms: int = 384
-    large_rooms: int = 128
+    large_rooms: int = 256
     vae: int = 6000
     polish: int = 12000
     depth: int = 2600
     prior: int = 4500
-    memory: int = 2800
+    memory: int = 12000
 
     @staticmethod
     def quick() -> Schedule:
@@ -121,7 +121,7 @@ def _train_transformer(transformer, folder: Path, schedule: Schedule, seed: int)
     far = dict(rehearse=0.0, spoilt=0.3, leap=4)
     pair, triple = MemoryLoss(leaps, batch=16, length=2, **far), MemoryLoss(leaps, batch=10, length=3, **far)
     large = MemoryLoss(EncodedWalks.load(folder / "large_encoded"), batch=4, length=2, **far)
-    losses = triple, near, pair, large, triple, near
+    losses = triple, near, large, pair, triple, large
 
     fit(
         transformer.prior, in_turn(*map(prior_loss, losses)), steps=schedule.prior, folder=folder / "prior", lr=1.5e-3,
