@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, unfold
 
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import remembered
@@ -14,11 +15,14 @@ from mirage_nb.segments import Segment, segment_noise
 
 NEW = 0.05  # share of a view's cells that the memory must not show to make it worth a leap
 LEAP_STEPS = 8  # denoising steps of a leap, at least: most of what it makes is new
+DRAWN = 0.6  # noise level below which a leap is drawn to what the first frame shows: by then it has its shapes
+HEIGHT = 32.0  # how much it counts, beside their latents, that cells are a whole picture apart in height
+FAINT = 0.01  # a cell with less contrast than that, of 2, is as flat as one with none
 
 
 def denoise(
     models, clean: Tensor | None, noise: Tensor, control: Tensor, steps: int, text=None, on_step=None,
-    context: Context | None = None,
+    context: Context | None = None, world: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents (B, C, t, h, w) from noise of that shape, the first frame being `clean` (B, C, h, w), at timestep 0.
 
@@ -26,7 +30,8 @@ def denoise(
     precede the target after it.
 
     More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
-    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
+    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`. These
+    are drawn to what a picture of the same `world` shows (`drawn_to`), if its latents (B, C, h', w') are given.
     """
     scheduler, device = models.scheduler, noise.device.type
     context = context or Context(noise[:, :, :0], noise[:, :, :0])
@@ -47,6 +52,9 @@ def denoise(
             velocity = models.transformer(inputs, timesteps, control, encoder_hidden_states=text, **more).sample
             with torch.autocast(device, enabled=False):  # the scheduler stays in float32
                 velocity = context.of_target(velocity.float())
+                sigma = timestep.item() / 1000
+                if world is not None and sigma < DRAWN:
+                    velocity = (latents - drawn_to(latents - sigma * velocity, world)) / sigma
                 velocity = velocity if held is None else torch.where(known, held, velocity)
                 latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if clean is not None:
@@ -56,14 +64,40 @@ def denoise(
     return latents
 
 
+def drawn_to(estimate: Tensor, world: Tensor) -> Tensor:
+    """An estimate of clean latents, drawn half-way to what a picture of the same world shows.
+
+    Where a generator does not know what is there it hedges, and a mean of walls, windows and shelves is mist. But the
+    new part of a room is mostly made of what its old part is made of. So each cell goes half-way to a cell of the
+    picture: that whose surroundings, 3 x 3 cells, are most like its own, at about that height of the picture, for
+    ceilings are above and floors are below. So Efros and Leung (1999) grew textures; what is grown here are latents,
+    and the generator has the next word at every step.
+
+    Args:
+        estimate: (B, C, t, h, w). world: (B, C, h', w').
+    """
+
+    def with_height(frames: Tensor) -> Tensor:
+        rows = torch.linspace(0, HEIGHT / 3, frames.shape[-2], device=frames.device)  # nine of them will be compared
+        return torch.cat([frames, rows[:, None].expand_as(frames[:, :1])], 1)
+
+    frames = estimate.transpose(1, 2).flatten(0, 1)
+    here = unfold(pad(with_height(frames), (1, 1, 1, 1), mode="replicate"), 3).unflatten(0, (len(world), -1))
+    there = unfold(with_height(world), 3)
+    nearest = torch.cdist(here.transpose(2, 3).flatten(1, 2), there.transpose(1, 2)).argmin(-1)  # (B, t h w)
+    middle = world[:, :, 1:-1, 1:-1].flatten(2)
+    found = middle.gather(2, nearest[:, None].expand(-1, middle.shape[1], -1)).view_as(estimate)
+    return (estimate + found) / 2
+
+
 def look_ahead(
     scenes: Scenes, segment: Segment, distance: int, takes: int, clean: Tensor, seeds: list[int], steps: int, text,
     clock: Clock,
 ) -> None:  # fmt: skip
     """Write the view `distance` frames after the segment's first to the memories, wherever it shows much that is new.
 
-    The generator makes it as the second frame of a segment of two, `takes` times, each from other noise, and the take
-    is kept that `best_take` says.
+    The generator makes it as the second frame of a segment of two, drawn to what the first frame shows, `takes` times,
+    each from other noise, and the take is kept that `best_take` says.
     """
     at = [segment.start, min(segment.start + distance, len(scenes.cameras[0]) - 1)]
     with clock("read"):
@@ -75,19 +109,20 @@ def look_ahead(
     ]  # fmt: skip
     if not new:
         return
-    vae = scenes.models.vae
+    vae, first = scenes.models.vae, torch.stack([past.latents[0] for past in scenes.past]).float()
     with clock("denoise"):
         views = [c[at].downscale(spatial_stride(vae)) for c in scenes.cameras]
         control = memory_control(readouts, views, scenes.models.transformer.config.memory_layout)
         shape = (takes, clean.shape[1], 2, *clean.shape[2:])
         noise = torch.cat([segment_noise(seed, segment.index, shape, ahead=True) for seed in seeds]).to(clean.device)
-        clean, control, text = (None if x is None else x.repeat_interleave(takes, 0) for x in (clean, control, text))
-        made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text)[:, :, 1]
+        clean, control, text, world = (
+            None if x is None else x.repeat_interleave(takes, 0) for x in (clean, control, text, first)
+        )
+        made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text, world=world)[:, :, 1]
     with clock("decode"), precision(vae, clean.device):
         video = decode(vae, made[:, :, None])[:, :, 0]
         if takes > 1:
-            first = decode(vae, torch.stack([past.latents[0] for past in scenes.past])[:, :, None])[:, :, 0]
-            kept = best_take(first, video.unflatten(0, (-1, takes)), unseen)
+            kept = best_take(decode(vae, first[:, :, None])[:, :, 0], video.unflatten(0, (-1, takes)), unseen)
             kept += takes * torch.arange(len(kept), device=kept.device)
             video, made = video[kept], made[kept]
     scenes.foresee(video, made, at[1], [readout[1:] for readout in readouts], new, clock)
@@ -109,9 +144,11 @@ def best_take(first: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:
 
 
 def sharpness(pictures: Tensor, cells: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels of pictures (..., 3, H, W) in some of their cells (..., h, w)."""
-    height, width = pictures.shape[-2] // cells.shape[-2], pictures.shape[-1] // cells.shape[-1]
-    inside = cells.repeat_interleave(height, -2).repeat_interleave(width, -1)
-    inside = inside[..., 1:, 1:] & inside[..., :-1, 1:] & inside[..., 1:, :-1]
-    change = pictures.diff(dim=-1)[..., 1:, :].abs() + pictures.diff(dim=-2)[..., 1:].abs()
-    return ((change.mean(-3) * inside).sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=1)).clamp(min=1e-6)
+    """Mean absolute difference of neighbouring pixels of pictures (..., 3, H, W) in some of their cells (..., h, w).
+
+    The mean over cells is geometric: half mist and half clutter is not as sharp as a picture that is so all over.
+    """
+    h, w = cells.shape[-2:]
+    inside = pictures.unflatten(-1, (w, -1)).unflatten(-3, (h, -1))  # (..., 3, h, pixels, w, pixels)
+    change = inside.diff(dim=-1).abs().mean((-5, -3, -1)) + inside.diff(dim=-3).abs().mean((-5, -3, -1))
+    return ((change.clamp(min=FAINT).log() * cells).sum((-2, -1)) / cells.sum((-2, -1)).clamp(min=1)).exp()

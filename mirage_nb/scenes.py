@@ -49,6 +49,12 @@ class Past:
         self.behind += list(nearest_around(depth, stride))
         self.cameras += [cameras[i].downscale(stride) for i in range(len(cameras))]
 
+    def sees_through(self, surface: Tensor, camera: Cameras) -> Tensor:
+        """Cells (h, w) bool whose surface, z-depth (h, w) of one camera at latent size, stands before what any of these
+        frames saw: nothing is there."""
+        views = Cameras.cat(self.cameras)
+        return looked_through(surface[None], camera, torch.stack(self.behind), views, TOLERANCE)[0]
+
     def voxels(self, size: float) -> list[Tensor]:
         """What each frame saw: sorted keys of voxels with edges of `size` metres."""
         return [visible_voxels(depth[None], camera, None, size) for depth, camera in zip(self.depth, self.cameras)]
@@ -177,7 +183,8 @@ class Scenes:
         self, pixels: Tensor, latents: Tensor, frame: int, known: list[Readout], scenes: list[int], clock: Clock
     ) -> None:
         """Write a view ahead of the video, (B, 3, H, W) and (B, C, h, w) at the pose of pixel frame `frame`, to the
-        memories of some scenes. It is no part of their past, and nothing is known to move in it."""
+        memories of some scenes. It is no part of their past, and nothing is known to move in it. What would stand in
+        the way of something that past frames saw was imagined too near, and isn't written."""
         with clock("depth"):
             depth = self._depth(pixels[:, None], [frame], known)
         with clock("write"):
@@ -185,6 +192,8 @@ class Scenes:
             for scene in scenes:
                 memory, camera = self.memories[scene], self.cameras[scene][frame]
                 mask = writable(depth[scene], None if moving is None else moving[scene], **self.edges)
+                surface = depth_to_latent(depth[scene], self.stride)[0]
+                mask &= ~self.past[scene].sees_through(surface, camera.downscale(self.stride))
                 if mask.any():
                     memory.write(latents[scene, None].half(), depth[scene], camera, mask, frames=pixels[scene, None])
                     memory.frames -= 1  # it counts the video's own

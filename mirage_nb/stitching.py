@@ -182,8 +182,8 @@ def rollout(
         raise ValueError(f"takes: expected at least 1, got {takes}")
     if image_scales < 1:
         raise ValueError(f"image_scales: expected at least 1, got {image_scales}")
-    if takes > 1 and lookahead and done and past is None:
-        raise ValueError("past: expected, takes are held against the first frame of the run that is taken up")
+    if lookahead and done and past is None:
+        raise ValueError("past: expected, views ahead are held against the first frame of the run that is taken up")
     segments = plan_segments(num_frames, each, temporal_stride(models.vae))
     device = torch.device(device or next(models.transformer.parameters()).device)
     scenes = Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mirage_nb.denoising import best_take, denoise
+from mirage_nb.denoising import best_take, denoise, drawn_to
 from mirage_nb.models.presets import build_micro, build_scheduler
 
 
@@ -51,7 +51,7 @@ def test_more_steps_are_for_what_the_memory_does_not_tell():
 def test_the_best_take_is_as_sharp_as_the_first_frame_where_all_is_new():
     """Neither fog nor clutter; what the memory showed does not count, nor who else is in the batch."""
     g = torch.Generator().manual_seed(0)
-    noise = torch.rand(2, 3, 16, 24, generator=g)
+    noise = grey_noise(2, g)
     unseen = torch.zeros(2, 4, 6, dtype=torch.bool)
     unseen[0, :, 2:], unseen[1, 1:] = True, True
     new = unseen.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
@@ -59,3 +59,66 @@ def test_the_best_take_is_as_sharp_as_the_first_frame_where_all_is_new():
     takes = torch.stack([torch.where(new, c.view(2, 1, 1, 1) * noise, 9 * noise) for c in contrasts.T], 1)
     assert best_take(0.6 * noise, takes, unseen).tolist() == [1, 1]
     assert best_take(noise * torch.tensor([4.0, 2.0]).view(2, 1, 1, 1), takes, unseen).tolist() == [2, 0]
+
+
+def grey_noise(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Pictures (count, 3, 16, 24) whose cells of 4 x 4 pixels have one mean colour, whatever their contrast."""
+    cells = torch.rand(count, 3, 4, 6, 4, 4, generator=generator)
+    return (cells - cells.mean((-2, -1), keepdim=True)).transpose(3, 4).reshape(count, 3, 16, 24)
+
+
+def test_a_take_of_half_mist_and_half_clutter_is_not_a_sharp_one():
+    noise, unseen = grey_noise(1, torch.Generator().manual_seed(0)), torch.ones(1, 4, 6, dtype=torch.bool)
+    left = torch.arange(24) < 12
+    half, even = noise * torch.where(left, 0.1, 1.9), 0.8 * noise
+    assert best_take(noise, torch.stack([half, even], 1), unseen).tolist() == [1]
+    assert best_take(noise, torch.stack([even, half], 1), unseen).tolist() == [0]
+
+
+def test_an_estimate_is_drawn_half_way_to_the_cell_of_the_world_with_the_likest_surroundings():
+    g = torch.Generator().manual_seed(0)
+    world = torch.randn(2, 4, 6, 8, generator=g)
+    moved = world[:, :, 1:5, 2:8]  # another view of the very same: its inner cells are found again
+    estimate = torch.stack([moved, moved.flip(-1)], 2) + 0.02 * torch.randn(2, 4, 2, 4, 6, generator=g)
+    drawn = drawn_to(estimate, world)
+    inner = (slice(None), slice(None), 0, slice(1, -1), slice(1, -1))
+    torch.testing.assert_close(drawn[inner], (estimate[inner] + moved[:, :, 1:-1, 1:-1]) / 2)
+    # Each of a batch has its own world, and what is nowhere in it becomes what is.
+    middles = world[:, :, 1:-1, 1:-1].flatten(2)
+    found = (2 * drawn - estimate).flatten(2)
+    for b in range(2):
+        assert (torch.cdist(found[b].T, middles[b].T).amin(1) < 0.01).all()
+
+
+def test_of_cells_that_look_alike_those_at_the_same_height_are_taken():
+    world, estimate = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 1, 8, 8)
+    world[:, :, 4:] = 0.2  # the floor is a little brighter, else like the ceiling
+    estimate += 0.1
+    drawn = 2 * drawn_to(estimate, world) - estimate
+    torch.testing.assert_close(drawn[:, :, 0, :3], torch.zeros(1, 4, 3, 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn[:, :, 0, 5:], torch.full((1, 4, 3, 8), 0.2), atol=1e-5, rtol=0)
+    # What looks otherwise is found wherever it is.
+    world[:, :, 1, 1:4] = 9.0
+    estimate[:, :, 0, 6, 3:6] = 9.0
+    assert (2 * drawn_to(estimate, world) - estimate)[0, 0, 0, 6, 4] > 8.9
+
+
+@torch.no_grad()
+def test_a_world_counts_where_the_memory_tells_nothing():
+    torch.manual_seed(0)
+    parts = SimpleNamespace(**build_micro(memory_prior=True))
+    torch.nn.init.normal_(parts.transformer.proj_out.weight, std=0.3)
+    clean, noise, world = torch.randn(1, 4, 4, 6), torch.randn(1, 4, 2, 4, 6), torch.randn(1, 4, 4, 6)
+    control = torch.zeros(1, parts.transformer.config.vace_in_channels, 2, 4, 6)
+    control[:, :, 1, :, 3:] = torch.randn(1, control.shape[1], 4, 3)
+    control[:, 4] = control[:, 4] != 0
+    control[:, 5:7] *= 0.01  # seen near the middle of their cells
+    plain, drawn = (denoise(parts, clean, noise, control, 6, world=w) for w in (None, world))
+    changed = (drawn - plain)[0, :, 1].abs().amax(0) > 1e-4
+    assert changed[:, :3].all() and not changed[:, 3:].any()
+    assert torch.equal(drawn[:, :, 0], clean)
+    nearest = [
+        torch.cdist(x[0, :, 1, :, :3].flatten(1).T, world[0, :, 1:-1, 1:-1].flatten(1).T).amin(1)
+        for x in (plain, drawn)
+    ]
+    assert nearest[1].mean() < 0.7 * nearest[0].mean()

@@ -13,7 +13,7 @@ from mirage_nb.grid import LatentGrid
 from mirage_nb.lifting import cells
 from mirage_nb.masking import nearest_around, seen_through, writable
 from mirage_nb.models.presets import build_micro
-from mirage_nb.scenes import WINDOW, Past, find_moving
+from mirage_nb.scenes import WINDOW, Clock, Past, Scenes, find_moving
 from mirage_nb.stitching import rollout
 
 STRIDE, CHANNELS = 8, 4
@@ -112,6 +112,29 @@ def test_nothing_is_written_before_what_the_first_image_saw():
     empty = LatentGrid(stride=STRIDE, channels=CHANNELS).read(views[-1])
     found, _ = find_moving(past, empty, depth[-1:], STRIDE)
     assert found[0, :, 6:].all() and not found[0, :, :6].any()
+
+
+def test_what_is_imagined_before_what_was_seen_is_not_written():
+    """An imagined wall that past frames look through is left out; what is behind theirs, or beside, is written."""
+    views = camera(pose(), pose((0.02, 0.0, 0.0)))
+    depth = torch.full((2, 64, 96), 4.0)
+    past = Past()
+    past.add(torch.zeros(2, CHANNELS, *CELLS), depth, views, STRIDE)
+    surface = torch.full(CELLS, 4.0)
+    surface[:, :4], surface[:, 8:], surface[0] = 2.0, 5.0, 0.0
+    hidden = past.sees_through(surface, views[0].downscale(STRIDE))
+    assert hidden[1:, :4].all() and not hidden[:, 4:].any() and not hidden[0].any()
+    away = camera(pose((20.0, 0.0, 0.0))).downscale(STRIDE)
+    assert not past.sees_through(torch.full(CELLS, 2.0), away).any(), "nobody looked there"
+
+    models = SimpleNamespace(**build_micro(), mask_estimator=None)
+    for imagined, written in ((2.0, 0), (4.0, 96)):
+        memory = LatentGrid(stride=STRIDE, channels=CHANNELS)
+        given = torch.full((1, 2, 64, 96), imagined)
+        scenes = Scenes(models, [memory], [views], given, None, torch.device("cpu"))
+        scenes.past[0].add(torch.zeros(2, CHANNELS, *CELLS), depth, views, STRIDE)
+        scenes.foresee(torch.zeros(1, 3, 64, 96), torch.zeros(1, CHANNELS, *CELLS), 1, [], [0], Clock(scenes.device))
+        assert len(memory) == written
 
 
 def test_of_one_surface_the_older_token_is_read():

@@ -19,7 +19,7 @@ LEAPS = 100_000  # seeds of the rooms that are walked through in leaps
 WILD, WILD_LEAPS, LARGE = 300_000, 340_000, 380_000  # of the wild rooms: step by step, in leaps, in twice the size
 EVERY = 4  # frames from one frame of a leap to the next
 LOOKAHEAD = 12  # frames that the bundled model looks ahead: three of these steps, of the four that it learns
-TAKES = 4  # of each such view; without a choice some are fog
+TAKES = 8  # of each such view; without a choice some are fog
 
 
 @dataclass
