@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, unfold
 
+from mirage_nb.drawing import drawn_to, unlike
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import remembered
 from mirage_nb.models.vae import decode, precision, spatial_stride
@@ -15,8 +15,8 @@ from mirage_nb.segments import Segment, segment_noise
 
 NEW = 0.05  # share of a view's cells that the memory must not show to make it worth a leap
 LEAP_STEPS = 8  # denoising steps of a leap, at least: most of what it makes is new
-DRAWN = 0.6  # noise level below which a leap is drawn to what the first frame shows: by then it has its shapes
-HEIGHT = 32.0  # how much it counts, beside their latents, that cells are a whole picture apart in height
+DRAWN = 0.8  # noise level below which new cells are drawn to what the first frame shows: by then shapes are there
+SEAMS = 3.0  # how much it counts that a take's pieces don't fit, beside how sharp it is
 FAINT = 0.01  # a cell with less contrast than that, of 2, is as flat as one with none
 
 
@@ -30,16 +30,19 @@ def denoise(
     precede the target after it.
 
     More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
-    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`. These
-    are drawn to what a picture of the same `world` shows (`drawn_to`), if its latents (B, C, h', w') are given.
+    cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
+    These others are made of what a picture of the same `world` shows (`drawn_to`), if its latents (B, C, h', w') are
+    given; a model that does not know makes all cells so.
     """
     scheduler, device = models.scheduler, noise.device.type
     context = context or Context(noise[:, :, :0], noise[:, :, :0])
     prior, held = getattr(models.transformer, "prior", None), None
-    if prior is not None and steps > 2:
-        held = noise - denoise(models, clean, noise, control, 2, text, None, context)  # their velocity: a straight way
+    known, first = noise.new_zeros(1, dtype=torch.bool), int(clean is not None)
+    if prior is not None and (steps > 2 or world is not None):
         with precision(models.transformer, noise.device):
             known = remembered(prior(control)[1][:, :, : noise.shape[2]])
+        if steps > 2:  # what is told has the velocity of two steps: a straight way
+            held = noise - denoise(models, clean, noise, control, 2, text, None, context)
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise.clone()
     if clean is not None:
@@ -54,7 +57,9 @@ def denoise(
                 velocity = context.of_target(velocity.float())
                 sigma = timestep.item() / 1000
                 if world is not None and sigma < DRAWN:
-                    velocity = (latents - drawn_to(latents - sigma * velocity, world)) / sigma
+                    estimate = latents - sigma * velocity
+                    estimate[:, :, first:] = drawn_to(estimate[:, :, first:], world)
+                    velocity = torch.where(known, velocity, (latents - estimate) / sigma)
                 velocity = velocity if held is None else torch.where(known, held, velocity)
                 latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if clean is not None:
@@ -64,40 +69,14 @@ def denoise(
     return latents
 
 
-def drawn_to(estimate: Tensor, world: Tensor) -> Tensor:
-    """An estimate of clean latents, drawn half-way to what a picture of the same world shows.
-
-    Where a generator does not know what is there it hedges, and a mean of walls, windows and shelves is mist. But the
-    new part of a room is mostly made of what its old part is made of. So each cell goes half-way to a cell of the
-    picture: that whose surroundings, 3 x 3 cells, are most like its own, at about that height of the picture, for
-    ceilings are above and floors are below. So Efros and Leung (1999) grew textures; what is grown here are latents,
-    and the generator has the next word at every step.
-
-    Args:
-        estimate: (B, C, t, h, w). world: (B, C, h', w').
-    """
-
-    def with_height(frames: Tensor) -> Tensor:
-        rows = torch.linspace(0, HEIGHT / 3, frames.shape[-2], device=frames.device)  # nine of them will be compared
-        return torch.cat([frames, rows[:, None].expand_as(frames[:, :1])], 1)
-
-    frames = estimate.transpose(1, 2).flatten(0, 1)
-    here = unfold(pad(with_height(frames), (1, 1, 1, 1), mode="replicate"), 3).unflatten(0, (len(world), -1))
-    there = unfold(with_height(world), 3)
-    nearest = torch.cdist(here.transpose(2, 3).flatten(1, 2), there.transpose(1, 2)).argmin(-1)  # (B, t h w)
-    middle = world[:, :, 1:-1, 1:-1].flatten(2)
-    found = middle.gather(2, nearest[:, None].expand(-1, middle.shape[1], -1)).view_as(estimate)
-    return (estimate + found) / 2
-
-
 def look_ahead(
     scenes: Scenes, segment: Segment, distance: int, takes: int, clean: Tensor, seeds: list[int], steps: int, text,
     clock: Clock,
 ) -> None:  # fmt: skip
     """Write the view `distance` frames after the segment's first to the memories, wherever it shows much that is new.
 
-    The generator makes it as the second frame of a segment of two, drawn to what the first frame shows, `takes` times,
-    each from other noise, and the take is kept that `best_take` says.
+    The generator makes it as the second frame of a segment of two, its new cells of what the first frame shows,
+    `takes` times, each from other noise, and the take is kept that `best_take` says.
     """
     at = [segment.start, min(segment.start + distance, len(scenes.cameras[0]) - 1)]
     with clock("read"):
@@ -122,25 +101,31 @@ def look_ahead(
     with clock("decode"), precision(vae, clean.device):
         video = decode(vae, made[:, :, None])[:, :, 0]
         if takes > 1:
-            kept = best_take(decode(vae, first[:, :, None])[:, :, 0], video.unflatten(0, (-1, takes)), unseen)
+            frame = decode(vae, first[:, :, None])[:, :, 0]
+            kept = best_take(frame, first, video.unflatten(0, (-1, takes)), made.unflatten(0, (-1, takes)), unseen)
             kept += takes * torch.arange(len(kept), device=kept.device)
             video, made = video[kept], made[kept]
     scenes.foresee(video, made, at[1], [readout[1:] for readout in readouts], new, clock)
 
 
-def best_take(first: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:
-    """Which of K takes is in its new cells most nearly as sharp as the first frame: (B,) indices.
+def best_take(frame: Tensor, first: Tensor, videos: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:
+    """Which of K takes is best in its new cells: (B,) indices.
 
-    A generator that can't tell what is there makes fog of it, now and then. The first frame says how sharp its world
-    is; the sharpest take would rather be a cluttered one.
+    The best is most nearly as sharp as the first frame, which says how sharp its world is: a generator that can't tell
+    what is there makes fog of it, now and then, and the sharpest take would rather be a cluttered one. And the pieces
+    of that frame which it was put together from fit: there are few surroundings in it which are nowhere in the frame.
 
     Args:
-        first: (B, 3, H, W), the frames that the videos began with. takes: (B, K, 3, H, W).
+        frame, first: (B, 3, H, W) and its latents (B, C, h, w), what the videos began with.
+        videos, takes: (B, K, 3, H, W) and (B, K, C, h, w).
         unseen: (B, h, w) bool, the cells that no memory showed.
     """
-    aim = sharpness(first, torch.ones_like(unseen))
-    found = sharpness(takes, unseen[:, None].expand(-1, takes.shape[1], -1, -1))
-    return (found / aim[:, None]).log().abs().argmin(1)
+    count = takes.shape[1]
+    aim = sharpness(frame, torch.ones_like(unseen))
+    found = sharpness(videos, unseen[:, None].expand(-1, count, -1, -1))
+    apart = unlike(takes.flatten(0, 1), first.repeat_interleave(count, 0), 1).unflatten(0, (-1, count))
+    seams = (apart.amin(-1) * unseen[:, None]).sum((2, 3)) / unseen.sum((1, 2)).clamp(min=1)[:, None]
+    return ((found / aim[:, None]).log().abs() + SEAMS * seams / apart.mean((2, 3, 4))).argmin(1)
 
 
 def sharpness(pictures: Tensor, cells: Tensor) -> Tensor:
