@@ -32,12 +32,11 @@ def denoise(
     More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
     cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
     These others are made of what a picture of the same `world` shows (`drawn_to`), if its latents (B, C, h', w') are
-    given; a model that does not know makes all cells so.
+    given.
     """
     scheduler, device = models.scheduler, noise.device.type
     context = context or Context(noise[:, :, :0], noise[:, :, :0])
-    prior, held = getattr(models.transformer, "prior", None), None
-    known, first = noise.new_zeros(1, dtype=torch.bool), int(clean is not None)
+    prior, held, first = getattr(models.transformer, "prior", None), None, int(clean is not None)
     if prior is not None and (steps > 2 or world is not None):
         with precision(models.transformer, noise.device):
             known = remembered(prior(control)[1][:, :, : noise.shape[2]])
@@ -56,7 +55,7 @@ def denoise(
             with torch.autocast(device, enabled=False):  # the scheduler stays in float32
                 velocity = context.of_target(velocity.float())
                 sigma = timestep.item() / 1000
-                if world is not None and sigma < DRAWN:
+                if prior is not None and world is not None and sigma < DRAWN:
                     estimate = latents - sigma * velocity
                     estimate[:, :, first:] = drawn_to(estimate[:, :, first:], world)
                     velocity = torch.where(known, velocity, (latents - estimate) / sigma)

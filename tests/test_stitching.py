@@ -181,6 +181,25 @@ def test_a_look_ahead_is_remembered_and_leaves_the_video_its_clock():
     assert calls[0] == 1 and calls.count(1) == 2, "the image and one view ahead; the rest are whole segments"
 
 
+@torch.no_grad()
+def test_looking_ahead_what_no_memory_shows_is_made_of_the_first_frame():
+    torch.manual_seed(0)
+    parts, image, cameras = SimpleNamespace(**build_micro(memory_prior=True)), images(1), walk(9, "pan_left")
+    torch.nn.init.normal_(parts.transformer.proj_out.weight, std=0.3)
+    first = frame_encoder(parts.vae)(as_pixels(image))[0].flatten(1).T
+
+    def pieces(memory: str, distance: int) -> list[float]:
+        """The share of each segment's new cells that are cells of the first frame, for all one can tell."""
+        options = dict(seeds=[3], depth=box_depth(cameras)[None], lookahead=distance)
+        results = rollout(parts, [make_memory(memory)], image, [cameras], **options)
+        made = [r.latents[0, :, -2:].flatten(1).T for r in results]
+        return [(torch.cdist(cells, first).amin(1) < 1e-2).float().mean().item() for cells in made]
+
+    each = new_frames_per_segment(parts)
+    assert max(pieces("latent", 4 * each)) > 0.1
+    assert max(pieces("latent", 0) + pieces("none", 4 * each)) < 0.01
+
+
 def test_memory_cannot_look_ahead_of_compressed_time():
     for temporal, distance, told in ((False, 3, "a multiple of 2"), (True, 8, "compresses time")):
         parts, cameras = models(temporal), walk(17)
