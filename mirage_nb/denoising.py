@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mirage_nb.drawing import drawn_to, unlike
+from mirage_nb.drawing import drawn_to
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import remembered
 from mirage_nb.models.vae import decode, precision, spatial_stride
@@ -16,7 +16,6 @@ from mirage_nb.segments import Segment, segment_noise
 NEW = 0.05  # share of a view's cells that the memory must not show to make it worth a leap
 LEAP_STEPS = 8  # denoising steps of a leap, at least: most of what it makes is new
 DRAWN = 0.8  # noise level below which new cells are drawn to what the first frame shows: by then shapes are there
-SEAMS = 3.0  # how much it counts that a take's pieces don't fit, beside how sharp it is
 FAINT = 0.01  # a cell with less contrast than that, of 2, is as flat as one with none
 
 
@@ -100,31 +99,25 @@ def look_ahead(
     with clock("decode"), precision(vae, clean.device):
         video = decode(vae, made[:, :, None])[:, :, 0]
         if takes > 1:
-            frame = decode(vae, first[:, :, None])[:, :, 0]
-            kept = best_take(frame, first, video.unflatten(0, (-1, takes)), made.unflatten(0, (-1, takes)), unseen)
+            kept = best_take(decode(vae, first[:, :, None])[:, :, 0], video.unflatten(0, (-1, takes)), unseen)
             kept += takes * torch.arange(len(kept), device=kept.device)
             video, made = video[kept], made[kept]
     scenes.foresee(video, made, at[1], [readout[1:] for readout in readouts], new, clock)
 
 
-def best_take(frame: Tensor, first: Tensor, videos: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:
-    """Which of K takes is best in its new cells: (B,) indices.
+def best_take(first: Tensor, takes: Tensor, unseen: Tensor) -> Tensor:
+    """Which of K takes is in its new cells most nearly as sharp as the first frame: (B,) indices.
 
-    The best is most nearly as sharp as the first frame, which says how sharp its world is: a generator that can't tell
-    what is there makes fog of it, now and then, and the sharpest take would rather be a cluttered one. And the pieces
-    of that frame which it was put together from fit: there are few surroundings in it which are nowhere in the frame.
+    A generator that can't tell what is there makes fog of it, now and then. The first frame says how sharp its world
+    is; the sharpest take would rather be a cluttered one.
 
     Args:
-        frame, first: (B, 3, H, W) and its latents (B, C, h, w), what the videos began with.
-        videos, takes: (B, K, 3, H, W) and (B, K, C, h, w).
+        first: (B, 3, H, W), the frames that the videos began with. takes: (B, K, 3, H, W).
         unseen: (B, h, w) bool, the cells that no memory showed.
     """
-    count = takes.shape[1]
-    aim = sharpness(frame, torch.ones_like(unseen))
-    found = sharpness(videos, unseen[:, None].expand(-1, count, -1, -1))
-    apart = unlike(takes.flatten(0, 1), first.repeat_interleave(count, 0), 1).unflatten(0, (-1, count))
-    seams = (apart.amin(-1) * unseen[:, None]).sum((2, 3)) / unseen.sum((1, 2)).clamp(min=1)[:, None]
-    return ((found / aim[:, None]).log().abs() + SEAMS * seams / apart.mean((2, 3, 4))).argmin(1)
+    aim = sharpness(first, torch.ones_like(unseen))
+    found = sharpness(takes, unseen[:, None].expand(-1, takes.shape[1], -1, -1))
+    return (found / aim[:, None]).log().abs().argmin(1)
 
 
 def sharpness(pictures: Tensor, cells: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirage_nb.drawing import drawn_to, mended, unlike
+from mirage_nb.drawing import drawn_to, unlike
 
 
 def test_what_the_world_shows_elsewhere_is_found_again():
@@ -39,16 +39,6 @@ def test_of_cells_that_look_alike_those_at_the_same_height_are_taken():
     assert torch.equal(drawn[:, :, 0], world)
 
 
-def test_things_in_doubt_are_not_taken_for_the_empty_wall():
-    """Faded, each of their cells is nearer to the wall than to itself; but all of a picture comes to its turn."""
-    things = torch.randn(1, 16, 6, 8, generator=torch.Generator().manual_seed(0))
-    wall = torch.zeros_like(things)
-    world, estimate = torch.cat([wall, things], -1), torch.cat([wall, 0.4 * things], -1)
-    nearest = torch.cdist(estimate[0].flatten(1).T, world[0].flatten(1).T).argmin(1)
-    assert not world[0].flatten(1)[:, nearest].any()
-    assert torch.equal(drawn_to(estimate[:, :, None], world)[:, :, 0], world)
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
 def test_surroundings_are_compared_where_both_pictures_have_them(h, w, h2, w2, reach):
@@ -63,16 +53,3 @@ def test_surroundings_are_compared_where_both_pictures_have_them(h, w, h2, w2, r
     ]  # fmt: skip
     apart = [(one[0, :, y + dy, x + dx] - other[0, :, v + dy, u + dx]).square().sum() for dy, dx in shifts]
     torch.testing.assert_close(found[y, x, v, u], torch.stack(apart).mean(), atol=1e-4, rtol=1e-4)
-
-
-def test_a_cell_changes_its_mind_for_its_neighbours_sake():
-    g = torch.Generator().manual_seed(0)
-    world = torch.randn(1, 8, 5, 5, generator=g)
-    apart = unlike(world, world, 1).flatten(1, 2)
-    own = torch.arange(25).view(1, 5, 5)
-    cost = torch.full((1, 5, 5, 25), 3.0).scatter(3, own[..., None], 0.0)
-    cost[0, 2, 2, 12], cost[0, 2, 2, 3] = 0.5, 0.0  # it would rather have another one, by a little
-    assert cost.argmin(-1)[0, 2, 2] == 3
-    assert torch.equal(mended(cost, apart, (5, 5)), own)
-    cost[0, 2, 2, 12] = 1e3  # by a lot
-    assert mended(cost, apart, (5, 5))[0, 2, 2] != 12
