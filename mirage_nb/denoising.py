@@ -86,7 +86,7 @@ def look_ahead(
     ]  # fmt: skip
     if not new:
         return
-    vae, first = scenes.models.vae, torch.stack([past.latents[0] for past in scenes.past]).float()
+    vae, first = scenes.models.vae, scenes.first()
     with clock("denoise"):
         views = [c[at].downscale(spatial_stride(vae)) for c in scenes.cameras]
         control = memory_control(readouts, views, scenes.models.transformer.config.memory_layout)

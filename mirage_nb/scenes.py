@@ -112,6 +112,10 @@ class Scenes:
         learnt = getattr(self.models.transformer.config, "prior_width", 0)
         self.edges = {"stride": self.stride, "edge_threshold": None if learnt else EDGE_THRESHOLD}
 
+    def first(self) -> Tensor:
+        """Latents (B, C, h, w) of the frames that the videos began with."""
+        return torch.stack([past.latents[0] for past in self.past]).float()
+
     def recall(self, latents: Tensor, depth: Tensor, at: list[int]) -> None:
         """Take up an interrupted run: latents (B, C, t, h, w) and depth (B, t, H, W) of its latent frames `at`."""
         for scene, past in enumerate(self.past):

@@ -145,10 +145,10 @@ def rollout(
         overlap: show the generator the last frame of the segment before, clean, as the first of the next one. Without
             it (to see what it is worth) that frame is made again, and thrown away.
         lookahead: every so many frames, first imagine the view as many frames ahead (or at the path's end) in one leap,
-            and write it to the memory, if it shows much that is new; 0 never does. What is new is then made of what the
-            first frame shows (`drawing`). What a long way out invents then
-            hangs on a chain of few links, not of one a segment. A multiple of a segment's new frames; for models that
-            were trained to leap, without temporal compression.
+            and write it to the memory, if it shows much that is new; 0 never does. What a long way out invents then
+            hangs on a chain of few links, not of one a segment. And what is new, there and in the segments, is made of
+            what the first frame shows (`drawing`). A multiple of a segment's new frames; for models that were trained
+            to leap, without temporal compression.
         takes: how many versions of each view ahead to make; the one that `denoising.best_take` says is kept.
         image_scales: at how many scales the given images are remembered: 2 adds finer tokens, from twice their size
             (`Scenes.remember_finer`), which a camera reads that comes closer, and one between two cells.
@@ -230,10 +230,9 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             noise = torch.stack([segment_noise(seed, segment.index, shape) for seed in seeds]).to(device)
             report = None if on_step is None else lambda *args, index=segment.index: on_step(index, *args)
             clean = overlap if keep_overlap or segment.index == 0 else None
-            # Looking ahead, what no memory shows is made of what the first frame shows; a memory that holds nothing
-            # is there to see what is made without.
-            world = torch.stack([past.latents[0] for past in scenes.past]).float()
-            world = world if lookahead and any(map(len, scenes.memories)) else None
+            # Looking ahead, what no memory shows is made of what the first frame shows; but a memory that never holds
+            # anything is there to see what is made without.
+            world = scenes.first() if lookahead and any(map(len, scenes.memories)) else None
             latents = denoise(scenes.models, clean, noise, control, steps, text, report, context, world)
         with clock("decode"), precision(vae, device):
             # Without temporal compression frames are decoded one by one: the overlap need not come along.
