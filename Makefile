@@ -10,6 +10,8 @@ NOTEBOOK := 00_quickstart
 .PHONY: help demo test lab book lint setup system browser
 # Nothing is fetched at run time: the model is in data/.
 demo test book: export HF_HUB_OFFLINE := 1
+# Fonts are listed for this environment: the user's own list may be another environment's, with fonts that are gone.
+test: export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 # A window that nobody closes would stop the demo.
 demo: export MIRAGE_HEADLESS := 1
 
