@@ -38,7 +38,7 @@ def denoise(
     prior, held, first = getattr(models.transformer, "prior", None), None, int(clean is not None)
     if prior is not None and (steps > 2 or world is not None):
         with precision(models.transformer, noise.device):
-            known = remembered(prior(control)[1][:, :, : noise.shape[2]])
+            known = remembered(prior(control)[1], control)[:, :, : noise.shape[2]]
         if steps > 2:  # what is told has the velocity of two steps: a straight way
             held = noise - denoise(models, clean, noise, control, 2, text, None, context)
     scheduler.set_timesteps(steps, device=noise.device)
@@ -55,9 +55,9 @@ def denoise(
                 velocity = context.of_target(velocity.float())
                 sigma = timestep.item() / 1000
                 if prior is not None and world is not None and sigma < DRAWN:
-                    estimate = latents - sigma * velocity
-                    estimate[:, :, first:] = drawn_to(estimate[:, :, first:], world)
-                    velocity = torch.where(known, velocity, (latents - estimate) / sigma)
+                    estimate = (latents - sigma * velocity)[:, :, first:]
+                    drawn = drawn_to(estimate, ~known[:, :, first:], world)
+                    velocity[:, :, first:] = (latents[:, :, first:] - drawn) / sigma
                 velocity = velocity if held is None else torch.where(known, held, velocity)
                 latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 if clean is not None:

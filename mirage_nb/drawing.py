@@ -13,26 +13,34 @@ from torch import Tensor
 
 REACH = 3  # cells to each side that are compared when a cell is looked for
 HEIGHT = 43.0  # how much it counts, beside their latents, that cells are a whole picture apart in height
+SHARED = 8.0  # how unlike its best place a cell of the picture may be without being sought more for it
+ROUNDS = 3  # times that pieces are looked for, each time around those of the time before
 
 
-def drawn_to(estimate: Tensor, world: Tensor) -> Tensor:
-    """An estimate of clean latents, put together from cells of a picture's.
+def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
+    """An estimate of clean latents, its new cells put together from cells of a picture's.
 
-    Each cell is taken from where the picture's surroundings, up to 7 x 7 cells, are most like its own, at about that
+    Each is taken from where the picture's surroundings, up to 7 x 7 cells, are most like its own, at about that
     height, for ceilings are above and floors are below. Neighbours share most of their surroundings, so they are mostly
-    taken from the same place: pieces, not crumbs.
+    taken from the same place: pieces, not crumbs; and when they are looked for again, more so.
+
+    What is likest to a hedging guess is a plain wall. So distances are divided by the least that the picture's cell has
+    to any of the view's, up to a constant, as Granot et al. (2022, GPNN) do: what no cell asks for is found, too.
 
     Args:
-        estimate: (B, C, t, h, w). world: (B, C, h', w').
+        estimate: (B, C, t, h, w). new: (B, 1, t, h, w) bool, the cells that are replaced. world: (B, C, h', w').
 
     Returns:
-        (B, C, t, h, w), in which every cell is one of the picture's.
+        (B, C, t, h, w), in which every new cell is one of the picture's.
     """
-    frames = estimate.transpose(1, 2).flatten(0, 1)
+    frames, new = (x.transpose(1, 2).flatten(0, 1) for x in (estimate, new))
     world = world.repeat_interleave(estimate.shape[2], 0)
-    nearest = unlike(with_height(frames), with_height(world), REACH).argmin(-1).flatten(1)
-    found = world.flatten(2).gather(2, nearest[:, None].expand(-1, world.shape[1], -1))
-    return found.view_as(frames).unflatten(0, (len(estimate), -1)).transpose(1, 2)
+    for _ in range(ROUNDS):
+        apart = unlike(with_height(frames), with_height(world), REACH).flatten(1, 2)
+        nearest = (apart / (SHARED + apart.amin(1, keepdim=True))).argmin(-1)
+        found = world.flatten(2).gather(2, nearest[:, None].expand(-1, world.shape[1], -1))
+        frames = torch.where(new, found.view_as(frames), frames)
+    return frames.unflatten(0, (len(estimate), -1)).transpose(1, 2)
 
 
 def with_height(frames: Tensor) -> Tensor:

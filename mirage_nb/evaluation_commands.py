@@ -127,7 +127,7 @@ def recording(
     size: Annotated[int, typer.Option(help="Edge of the square pictures in pixels, a multiple of 16.")] = 128,
     noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4,
     steps: Steps = 2,
-    lookahead: Lookahead = None,
+    lookahead: Annotated[int, typer.Option(help="Frames to look ahead, and invent what will be there.")] = 0,
     takes: Takes = None,
     image_scales: Scales = None,
     model: Model = None,

@@ -6,7 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirage_nb import drawing
 from mirage_nb.drawing import drawn_to, unlike
+
+
+def everywhere(estimate: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(estimate[:, :1], dtype=torch.bool)
 
 
 def test_what_the_world_shows_elsewhere_is_found_again():
@@ -14,26 +19,40 @@ def test_what_the_world_shows_elsewhere_is_found_again():
     world = torch.randn(2, 16, 8, 10, generator=g)
     moved = world[:, :, :, 3:]  # another view of the very same
     estimate = torch.stack([moved, moved], 2) + 0.1 * torch.randn(2, 16, 2, 8, 7, generator=g)
-    drawn = drawn_to(estimate, world)
+    drawn = drawn_to(estimate, everywhere(estimate), world)
     assert torch.equal(drawn, torch.stack([moved, moved], 2))
 
 
-def test_every_cell_is_one_of_its_own_world():
+def test_every_new_cell_is_one_of_its_own_world():
     g = torch.Generator().manual_seed(0)
     estimate, world = torch.randn(3, 4, 2, 5, 7, generator=g), torch.randn(3, 4, 6, 4, generator=g)
-    drawn = drawn_to(estimate, world).flatten(2)
+    new = torch.rand(3, 1, 2, 5, 7, generator=g) < 0.6
+    drawn = drawn_to(estimate, new, world)
     for b in range(3):
-        same = (drawn[b].T[:, None] == world[b].flatten(1).T).all(-1)
-        assert same.any(1).all()
+        same = (drawn[b].flatten(1).T[:, None] == world[b].flatten(1).T).all(-1)
+        assert torch.equal(same.any(1), new[b].flatten())
+    old = ~new.expand_as(drawn)
+    assert torch.equal(drawn[old], estimate[old])
     # Who else is in the batch does not matter.
-    assert torch.equal(drawn_to(estimate[1:2], world[1:2]), drawn_to(estimate, world)[1:2])
+    assert torch.equal(drawn_to(estimate[1:2], new[1:2], world[1:2]), drawn[1:2])
 
 
 def test_of_cells_that_look_alike_those_at_the_same_height_are_taken():
     world = torch.zeros(1, 4, 8, 8)
     world[:, :, 4:] = 0.2  # the floor is a little brighter, else like the ceiling
-    drawn = drawn_to(torch.full((1, 4, 1, 8, 8), 0.1), world)
-    assert torch.equal(drawn[:, :, 0], world)
+    estimate = torch.full((1, 4, 1, 8, 8), 0.1)
+    assert torch.equal(drawn_to(estimate, everywhere(estimate), world)[:, :, 0], world)
+
+
+def test_a_hedging_guess_is_drawn_to_more_than_the_few_cells_that_are_likest_to_it(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    world, estimate = torch.randn(1, 16, 16, 16, generator=g), 0.1 * torch.randn(1, 16, 1, 16, 16, generator=g)
+
+    def used(shared: float) -> int:
+        monkeypatch.setattr(drawing, "SHARED", shared)
+        return len(drawn_to(estimate, everywhere(estimate), world).flatten(1).view(16, -1).unique(dim=1).T)
+
+    assert used(8.0) > 1.3 * used(1e6)
 
 
 @settings(max_examples=20, deadline=None)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mirage_nb.models.control import control_channels
 from mirage_nb.models.presets import build_micro
-from mirage_nb.models.prior import LEAST, MemoryPrior, prior_velocity, surprise
+from mirage_nb.models.prior import LEAST, SURE, MemoryPrior, prior_velocity, remembered, surprise
 
 CHANNELS = 4
 
@@ -92,6 +92,13 @@ def test_it_learns_where_latents_lie_between_tokens_and_how_sure_that_is():
     told = deviation[inside].mean((0, 2, 3, 4))
     torch.testing.assert_close(told, error, rtol=0.25, atol=0.03)
     assert (deviation >= LEAST).all()
+
+
+def test_what_nobody_has_seen_is_not_remembered_however_sure_the_prior_is():
+    seen = torch.tensor([[True, True, False, False]]).expand(2, 3, 4, 4)
+    deviation = torch.tensor([SURE - 0.1, SURE + 0.1, SURE - 0.1, SURE + 0.1]).expand(2, CHANNELS, 3, 4, 4)
+    told = remembered(deviation, control_of(torch.zeros_like(deviation), seen))
+    assert torch.equal(told, torch.tensor([True, False, False, False]).expand(2, 1, 3, 4, 4))
 
 
 def test_flow_matching_leaves_the_prior_to_its_likelihood():

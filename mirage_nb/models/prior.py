@@ -57,9 +57,17 @@ def surprise(mean: Tensor, deviation: Tensor, clean: Tensor) -> Tensor:
     return (clean - mean).square() / (2 * deviation.square()) + deviation.log()
 
 
-def remembered(deviation: Tensor) -> Tensor:
-    """Which cells the memory tells enough of, (B, 1, T, h, w) bool, from the prior's deviation (B, C, T, h, w)."""
-    return deviation.mean(1, keepdim=True) < SURE
+def remembered(deviation: Tensor, control: Tensor) -> Tensor:
+    """Which cells the memory tells, (B, 1, T, h, w) bool: those that it shows, and shows well enough.
+
+    The prior is sure of more, of a plain wall that goes on. But that is a guess, and the mean of all that could be
+    there: seen again and again it would be mist.
+
+    Args:
+        deviation: the prior's, (B, C, T, h, w). control: (B, K, T, h, w), that it was asked with.
+    """
+    seen = control[:, deviation.shape[1], None] > 0
+    return seen & (deviation.mean(1, keepdim=True) < SURE)
 
 
 class Residual(nn.Module):
