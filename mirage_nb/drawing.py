@@ -25,7 +25,7 @@ def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
     taken from the same place: pieces, not crumbs; and when they are looked for again, more so.
 
     What is likest to a hedging guess is a plain wall. So distances are divided by the least that the picture's cell has
-    to any of the view's, up to a constant, as Granot et al. (2022, GPNN) do: what no cell asks for is found, too.
+    to any of the view's, plus a constant, as Granot et al. (2022, GPNN) do: what no cell asks for is found, too.
 
     Args:
         estimate: (B, C, t, h, w). new: (B, 1, t, h, w) bool, the cells that are replaced. world: (B, C, h', w').
