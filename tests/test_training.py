@@ -162,13 +162,14 @@ def test_context_shows_what_overlaps_and_what_precedes(walks):
 def test_a_rehearsed_batch_sees_what_the_model_made(walks, returning):
     parts = build_micro()
     data = EncodedWalks.encode(walks, parts["vae"])
-    calls = []
+    calls, model = [], torch.nn.Sequential(parts["transformer"])
 
-    def model(noisy, timestep, control):
+    def watched(noisy, timestep, control):
         out = parts["transformer"](noisy, timestep, control)
         calls.append((noisy, timestep, out.sample, control))
         return out
 
+    model.forward = watched
     loss = MemoryLoss(data, batch=2, drop=0.0, rehearse=float(returning))
     if not returning:
         loss(model, 0, torch.Generator().manual_seed(1))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.stitching import as_pixels
@@ -39,6 +41,29 @@ def _leave() -> None:
     """Leave the group of processes: threads of gloo that are left to the interpreter's end may abort it."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
+
+
+def do_all(work: Callable, tasks: Sequence[tuple], progress: Callable[[], None] = lambda: None) -> None:
+    """Call `work(*task)` for every task, and `progress` after each.
+
+    One after another on processors, which share tasks beforehand (`torchrun`). A GPU waits for its processor most of
+    the time that such work takes, so there a process for each core does it.
+    """
+    if not torch.cuda.is_available() or len(tasks) < 2:
+        for task in tasks:
+            work(*task)
+            progress()
+        return
+    workers = min(len(tasks), os.cpu_count())
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for done in as_completed([pool.submit(work, *task) for task in tasks]):
+            done.result()
+            progress()
 
 
 def as_walk(clip: Clip) -> dict[str, Tensor]:
@@ -76,23 +101,37 @@ def write_walks(
         raise ValueError(f"rooms: seeds from {HELD_OUT} on are held out, {first_seed} + {rooms} reaches them")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = processes()
+    state, tasks, done = processes(), [], 0
     for index, first in enumerate(range(first_seed, first_seed + rooms, ROOMS_PER_SHARD)):
-        path = folder / f"walks-{first:07d}.safetensors"
+        path, seeds = folder / f"walks-{first:07d}.safetensors", range(first, first + ROOMS_PER_SHARD)
         if index % state.num_processes == state.process_index and not path.exists():
-            walks = []
-            for seed in range(first, min(first + ROOMS_PER_SHARD, first_seed + rooms)):
-                room = Room(seed, wild=wild)
-                try:
-                    cameras = room.walk((num_frames - 1) * every + 1, size=(size, size))
-                    kept = torch.arange(0, len(cameras), every)
-                    walks.append(as_walk(room.render(cameras[kept], kept)))
-                except ValueError:  # a room so full that no path of this length fits into it
-                    continue
-            _write_shard(path, walks)
-        if progress:
-            progress(first + ROOMS_PER_SHARD - first_seed)
+            tasks.append((path, seeds[: first_seed + rooms - first], num_frames, wild, every, size))
+
+    def written() -> None:
+        nonlocal done
+        done += ROOMS_PER_SHARD * state.num_processes
+        progress(min(done, rooms))
+
+    if progress:
+        done = rooms - ROOMS_PER_SHARD * len(tasks) * state.num_processes
+    do_all(_render_shard, tasks, written if progress else lambda: None)
     state.wait_for_everyone()
+
+
+def _render_shard(path: Path, seeds: Sequence[int], num_frames: int, wild: bool, every: int, size: int) -> None:
+    walks, gpu = [], torch.cuda.is_available()
+    for seed in seeds:
+        room = Room(seed, wild=wild)
+        try:
+            cameras = room.walk((num_frames - 1) * every + 1, size=(size, size))
+        except ValueError:  # a room so full that no path of this length fits into it
+            continue
+        kept = torch.arange(0, len(cameras), every)
+        if gpu:
+            walks.append(as_walk(room.to("cuda").render(cameras[kept], kept, chunk=num_frames)))
+        else:
+            walks.append(as_walk(room.render(cameras[kept], kept)))
+    _write_shard(path, walks)
 
 
 def has_depth(source: str | Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mirage_nb.training.data import Walks
+from mirage_nb.training.data import Walks, device_of
 
 
 def depth_loss(walks: Walks, batch: int = 16):
@@ -23,6 +23,7 @@ def depth_loss(walks: Walks, batch: int = 16):
             torch.rand((), generator=generator) < 0.5
         ):  # our principal points are centred, so a mirror image needs no more
             pixels, depth = pixels.flip(-1), depth.flip(-1)
+        pixels, depth = pixels.to(device_of(model)), depth.to(device_of(model))
         error = model(pixels, intrinsics) - depth.clamp(min=1e-2).log()
         known = depth > 0
         loss = error[known].abs().mean()
@@ -39,6 +40,7 @@ def depth_absrel(model, held_out: Walks, frames: int = 96) -> dict[str, float]:
     """Mean |predicted - true| / true over the known pixels of held-out frames."""
     rooms, index = torch.arange(frames) % len(held_out), (torch.arange(frames) * 7) % held_out.num_frames
     truth = held_out["depth"][rooms, index].float()
-    predicted = model.predict(held_out.pixels(rooms, index), held_out["intrinsics"][rooms])
+    pixels = held_out.pixels(rooms, index).to(device_of(model))
+    predicted = model.predict(pixels, held_out["intrinsics"][rooms]).cpu()
     known = truth > 0
     return {"absrel": ((predicted - truth).abs() / truth)[known].mean().item()}

@@ -16,7 +16,7 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.masking import writable
 from mirage_nb.models.vae import encode, spatial_stride
-from mirage_nb.training.data import Walks, processes
+from mirage_nb.training.data import Walks, device_of, processes
 
 
 @dataclass
@@ -41,21 +41,20 @@ class EncodedWalks:
 
         With `mirror` every walk comes a second time as in a mirror, which is another room.
         """
-        stride, size = spatial_stride(vae), tuple(walks["frames"].shape[2:4])
+        stride, size, device = spatial_stride(vae), tuple(walks["frames"].shape[2:4]), device_of(vae)
         latents, depths, cells, c2w, intrinsics = [], [[], []], [], [], []
         for room, flip in product(range(len(walks)), (False, True) if mirror else (False,)):
             cameras = walks.cameras(room, slice(None))
             cameras = cameras.mirror() if flip else cameras
             pixels, depth, moving = walks.pixels(room, slice(None)), walks["depth"][room], ~walks["writable"][room]
-            if flip:
-                pixels, depth, moving = pixels.flip(-1), depth.flip(-1), moving.flip(-1)
-            with torch.autocast(pixels.device.type, torch.bfloat16):
-                latents.append(encode(vae, pixels.transpose(0, 1)[None])[0].transpose(0, 1).half())
-            depths[0].append(depth_to_latent(depth.float(), stride).half())
+            pixels, depth, moving = (x.flip(-1).to(device) if flip else x.to(device) for x in (pixels, depth, moving))
+            with torch.autocast(device.type, torch.bfloat16):
+                latents.append(encode(vae, pixels.transpose(0, 1)[None])[0].transpose(0, 1).half().cpu())
+            depths[0].append(depth_to_latent(depth.float(), stride).half().cpu())
             if depth_model is not None:
                 guess = depth_model.predict(pixels, cameras.intrinsics)
-                depths[1].append(depth_to_latent(guess, stride).half())
-            cells.append(writable(depth.float(), moving=moving, stride=stride, edge_threshold=None))
+                depths[1].append(depth_to_latent(guess, stride).half().cpu())
+            cells.append(writable(depth.float(), moving=moving, stride=stride, edge_threshold=None).cpu())
             c2w.append(cameras.c2w)
             intrinsics.append(cameras.intrinsics[0])
         stacked = [torch.stack(d) for d in depths if d]

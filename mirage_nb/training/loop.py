@@ -222,5 +222,5 @@ def _load(path: Path, trained: dict, average: dict, optimizer: torch.optim.Optim
                 average[name].copy_(value)
             elif kind == "optimizer":
                 field, _, name = name.partition("/")
-                optimizer.state[trained[name]][field] = value
+                optimizer.state[trained[name]][field] = value.to(trained[name].device)
         return int(file.metadata()["step"])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import surprise
 from mirage_nb.references import Context
+from mirage_nb.training.data import device_of
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.tasks import Task, beside, draw_task, following, remember, spoil
 
@@ -31,6 +32,10 @@ class Batch(NamedTuple):
     noise: Tensor
     sigma: Tensor
     context: Context
+
+    def to(self, device: torch.device) -> Batch:
+        beside = (frames.to(device) for frames in (self.context.references, self.context.preceding))
+        return Batch(*(x.to(device) for x in self[:-1]), Context(*beside))
 
     def velocity(self, model: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
         """What the model predicts for the segment, (B, C, T, h, w)."""
@@ -103,7 +108,7 @@ class MemoryLoss:
             )
 
     def __call__(self, model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
-        batch = self.sample(generator, part, model)
+        batch = self.sample(generator, part, model).to(device_of(model))
         error, high = batch.error(model), batch.sigma[:, 1] > 0.8
         figures = {"high": error[high].mean().item()} if high.any() else {}
         prior = getattr(model, "prior", None)
@@ -112,8 +117,8 @@ class MemoryLoss:
         return error.mean() + batch.surprise(prior).mean(), figures
 
     def sample(self, generator: torch.Generator, part: slice = slice(None), model: nn.Module | None = None) -> Batch:
-        """One part of a batch. The first frame is clean, sigma 0, though a little wrong, since in use it is a generated
-        one. Without a model nothing is rehearsed."""
+        """One part of a batch, on the processor. The first frame is clean, sigma 0, though a little wrong, since in use
+        it is a generated one. Without a model nothing is rehearsed."""
         rehearsed = bool(torch.rand((), generator=generator) < self.rehearse) and model is not None
         uniform = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator))[part] / self.batch
         # A generator of its own for each sample, so that it does not matter who computes the others.
@@ -127,7 +132,8 @@ class MemoryLoss:
         batch = self._inputs(tasks, generators, references)
         if rehearsed:
             start = torch.stack([(1.5 * torch.rand((), generator=g)).clamp(0.4, 1) for g in generators])
-            made, total = batch.generate(model, start), self.data.latents.shape[1]
+            device, total = device_of(model), self.data.latents.shape[1]
+            made = batch.to(device).generate(model, start.to(device)).cpu()
             tasks = [following(task, m, total, g) for task, m, g in zip(tasks, made, generators)]
             batch = self._inputs(tasks, generators, references)
         wrong = torch.stack([torch.rand((), generator=g) for g in generators])[:, None, None, None]
@@ -173,7 +179,7 @@ def velocity_error(
     loss = MemoryLoss(held_out, batch=4, length=model.config.segment_latent_frames, drop=0.0 if memory else 1.0)
     errors = []
     for number in range(batches):
-        batch = loss.sample(torch.Generator().manual_seed(seed + number))
+        batch = loss.sample(torch.Generator().manual_seed(seed + number)).to(device_of(model))
         batch.sigma[:, 1:] = sigma
         with torch.autocast(batch.clean.device.type, torch.bfloat16):
             errors.append(batch.error(model).mean().item())

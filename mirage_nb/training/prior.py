@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mirage_nb.training.data import device_of
 from mirage_nb.training.memory import MemoryLoss
 
 
@@ -13,7 +14,7 @@ def prior_loss(samples: MemoryLoss):
     samples. The clean first frame, which is known, does not count."""
 
     def batch_loss(model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
-        drawn = samples.sample(generator, part)
+        drawn = samples.sample(generator, part).to(device_of(model))
         return drawn.surprise(model).mean(), {}
 
     return batch_loss

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mirage_nb.training.data import Walks
+from mirage_nb.training.data import Walks, device_of
 
 
 def moments(vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,8 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
     if near is not None:
         with torch.no_grad():
             some = torch.arange(32)
-            deviation = moments(near, walks.pixels(some % len(walks), some % walks.num_frames))[0]
+            pixels = walks.pixels(some % len(walks), some % walks.num_frames).to(device_of(near))
+            deviation = moments(near, pixels)[0]
             deviation = deviation.std((0, 2, 3, 4), keepdim=True)
 
     def batch_loss(vae, step, generator, part=slice(None)):
@@ -57,7 +58,7 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
         corners = torch.randint(free, (batch, 2), generator=generator)[part].tolist()
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
         flip = torch.rand(batch, generator=generator)[part] < 0.5
-        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels).to(device_of(vae))
         if near is not None:
             mean, logvar = moments(vae, pixels)
             with torch.no_grad():
@@ -66,7 +67,7 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
             error = (picture(vae, mean) - pixels).square().mean((1, 2, 3))
             return error.clamp(min=1e-6).log().mean() + 3 * moved, {"moved": moved.item()}
         mean, logvar = moments(vae, pixels)
-        noise = torch.randn(batch, *mean.shape[1:], generator=generator)[part]
+        noise = torch.randn(batch, *mean.shape[1:], generator=generator)[part].to(mean)
         out = picture(vae, mean + noise * torch.exp(0.5 * logvar))
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         half, half_out = F.avg_pool2d(pixels, 2), F.avg_pool2d(out, 2)
@@ -81,7 +82,7 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
 def vae_psnr(vae, held_out: Walks, frames: int = 64) -> dict[str, float]:
     """Mean PSNR in dB of held-out frames, encoded to the posterior's mean and decoded."""
     rooms = torch.arange(frames) % len(held_out)
-    pixels = held_out.pixels(rooms, (torch.arange(frames) * 7) % held_out.num_frames)
+    pixels = held_out.pixels(rooms, (torch.arange(frames) * 7) % held_out.num_frames).to(device_of(vae))
     with torch.autocast(pixels.device.type, torch.bfloat16):
         out = torch.cat([picture(vae, moments(vae, p)[0]).clamp(-1, 1) for p in pixels.split(8)])
     mse = ((out - pixels) / 2).square().mean((1, 2, 3))
@@ -95,7 +96,7 @@ def set_statistics(vae, walks: Walks, frames: int = 512) -> None:
     pixels = walks.pixels(
         torch.randint(len(walks), (frames,), generator=generator),
         torch.randint(walks.num_frames, (frames,), generator=generator),
-    )
+    ).to(device_of(vae))
     with torch.autocast(pixels.device.type, torch.bfloat16):
         latents = torch.cat([vae.encode(p.unsqueeze(2)).latent_dist.mode().float() for p in pixels.split(16)])
     vae.register_to_config(

@@ -42,11 +42,16 @@ class Room:
         drawn = max(0, palette.integer(5) - 2)
         scene, textures, light, (self.width, self.depth) = build(palette, drawn if moving is None else moving)
         textures = wild_textures(palette, textures) if wild else textures
-        self.scene, self.textures = scene.to(device), textures.to(device)
+        self.scene, self.textures, self.light = scene, textures, light
+        self.to(device)
+
+    def to(self, device: str | torch.device) -> Room:
+        """Render, from now on, on another device. Paths are found sooner on a processor, pictures on a GPU."""
+        self.scene, self.textures = self.scene.to(device), self.textures.to(device)
         for name in ("sun", "lamp", "floor", "corner"):
-            setattr(light, name, getattr(light, name).to(device))
-        self.light = light
+            setattr(self.light, name, getattr(self.light, name).to(device))
         self.device = torch.device(device)
+        return self
 
     def clearance(self, points: Tensor) -> Tensor:
         """(Q,) metres from world points (Q, 3) to the nearest static surface, negative inside of one."""
