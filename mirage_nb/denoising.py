@@ -21,7 +21,7 @@ FAINT = 0.01  # a cell with less contrast than that, of 2, is as flat as one wit
 
 def denoise(
     models, clean: Tensor | None, noise: Tensor, control: Tensor, steps: int, text=None, on_step=None,
-    context: Context | None = None, world: Tensor | None = None,
+    context: Context | None = None, world: Tensor | None = None, given: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Latents (B, C, t, h, w) from noise of that shape, the first frame being `clean` (B, C, h, w), at timestep 0.
 
@@ -31,14 +31,15 @@ def denoise(
     More than two steps sharpen what is invented, and lead away from what is remembered. So a model that knows which
     cells the memory tells (`models.prior`) makes these in two steps, and the others around them in `steps`.
     These others are made of what a picture of the same `world` shows (`drawn_to`), if its latents (B, C, h', w') are
-    given.
+    given. `given` (B, t, h, w) says which cells the memory knows from what was given, see `remembered`.
     """
     scheduler, device = models.scheduler, noise.device.type
     context = context or Context(noise[:, :, :0], noise[:, :, :0])
     prior, held, first = getattr(models.transformer, "prior", None), None, int(clean is not None)
     if prior is not None and (steps > 2 or world is not None):
         with precision(models.transformer, noise.device):
-            known = remembered(prior(control)[1], control)[:, :, : noise.shape[2]]
+            target = control[:, :, : noise.shape[2]]
+            known = remembered(prior(target)[1], target, given)
         if steps > 2:  # what is told has the velocity of two steps: a straight way
             held = noise - denoise(models, clean, noise, control, 2, text, None, context)
     scheduler.set_timesteps(steps, device=noise.device)
@@ -92,10 +93,12 @@ def look_ahead(
         control = memory_control(readouts, views, scenes.models.transformer.config.memory_layout)
         shape = (takes, clean.shape[1], 2, *clean.shape[2:])
         noise = torch.cat([segment_noise(seed, segment.index, shape, ahead=True) for seed in seeds]).to(clean.device)
-        clean, control, text, world = (
-            None if x is None else x.repeat_interleave(takes, 0) for x in (clean, control, text, first)
+        clean, control, text, world, given = (
+            None if x is None else x.repeat_interleave(takes, 0)
+            for x in (clean, control, text, first, scenes.given(readouts))
         )
-        made = denoise(scenes.models, clean, noise, control, max(steps, LEAP_STEPS), text, world=world)[:, :, 1]
+        steps = max(steps, LEAP_STEPS)
+        made = denoise(scenes.models, clean, noise, control, steps, text, world=world, given=given)[:, :, 1]
     with clock("decode"), precision(vae, clean.device):
         video = decode(vae, made[:, :, None])[:, :, 0]
         if takes > 1:

@@ -128,6 +128,17 @@ class Scenes:
             return Readout.empty(cameras.downscale(self.stride), int(self.models.vae.config.z_dim))
         return memory.read(cameras.to(getattr(memory, "device", None) or self.device)).to(self.device)
 
+    def given(self, readouts: list[Readout]) -> Tensor:
+        """Which cells of readouts, one a scene, show a token of its first frame, not of one that was made: (B, t, h, w)
+        bool. What a memory of another kind than `LatentGrid` shows counts as given."""
+        shown = []
+        for memory, readout in zip(self.memories, readouts):
+            cells = readout.visibility
+            if len(memory) and hasattr(memory, "written"):
+                cells = cells & (memory.written.to(cells.device)[readout.index.clamp(min=0)] == 0)
+            shown.append(cells)
+        return torch.stack(shown)
+
     def remember(
         self, pixels: Tensor, latents: Tensor, at: list[int], known: list[Readout] | None, clock: Clock
     ) -> tuple[Tensor, Tensor]:

@@ -233,7 +233,8 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             # Looking ahead, what no memory shows is made of what the first frame shows; but a memory that never holds
             # anything is there to see what is made without.
             world = scenes.first() if lookahead and any(map(len, scenes.memories)) else None
-            latents = denoise(scenes.models, clean, noise, control, steps, text, report, context, world)
+            given = scenes.given(readouts) if world is not None else None
+            latents = denoise(scenes.models, clean, noise, control, steps, text, report, context, world, given)
         with clock("decode"), precision(vae, device):
             # Without temporal compression frames are decoded one by one: the overlap need not come along.
             video = decode(vae, latents[:, :, 1:]) if stride == 1 else decode(vae, latents)[:, :, 1:]

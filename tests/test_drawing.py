@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirage_nb import drawing
-from mirage_nb.drawing import drawn_to, unlike
+from mirage_nb.drawing import drawn_to, sewn, shifted, unlike
 
 
 def everywhere(estimate: torch.Tensor) -> torch.Tensor:
@@ -53,6 +53,42 @@ def test_a_hedging_guess_is_drawn_to_more_than_the_few_cells_that_are_likest_to_
         return len(drawn_to(estimate, everywhere(estimate), world).flatten(1).view(16, -1).unique(dim=1).T)
 
     assert used(8.0) > 1.3 * used(1e6)
+
+
+def test_the_shift_that_saves_most_comes_first_and_brings_nothing_from_beyond_the_picture():
+    g = torch.Generator().manual_seed(0)
+    (h, w), (high, wide) = (3, 4), (5, 2)
+    cost, new = torch.rand(2, h * w, high * wide, generator=g), torch.rand(2, h, w, generator=g) < 0.7
+    places, costs = shifted(cost, new, (high, wide))
+    for n in range(2):
+        saved = {}
+        for dy in range(1 - h, high):
+            for dx in range(1 - w, wide):
+                cells = [(y, x) for y in range(h) for x in range(w) if 0 <= y + dy < high and 0 <= x + dx < wide]
+                where = {(y, x): (y + dy) * wide + x + dx for y, x in cells}
+                rest = [cost[n].max() - cost[n, y * w + x, q] for (y, x), q in where.items() if new[n, y, x]]
+                saved[sum(rest)] = where
+        where = saved[max(saved)]
+        for y in range(h):
+            for x in range(w):
+                place = where.get((y, x), -1)
+                assert places[n, 0, y, x] == place
+                assert costs[n, 0, y, x] == (cost[n, y * w + x, place] if place >= 0 else torch.inf)
+
+
+def test_a_crumb_goes_with_its_surroundings_and_a_piece_with_what_is_known(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    world = torch.randn(1, 8, 1, 12, generator=g)
+    places = torch.stack([torch.arange(6), torch.arange(6) + 6]).view(1, 2, 1, 6)  # two halves of the picture
+    costs = torch.tensor([1.0, 1.01]).view(1, 2, 1, 1).repeat(1, 1, 1, 6)
+    costs[..., 2] = costs[:, [1, 0], :, 2]  # one cell has it the other way
+    everywhere = torch.ones(1, 1, 6, dtype=torch.bool)
+    alone = torch.tensor([[[False, False, False, False, True, False]]])
+    assert sewn(places, costs, world[..., :6], everywhere, world)[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert sewn(places, costs, world[..., 6:], alone, world)[0, 4] == 10, "as what is known on both sides"
+    monkeypatch.setattr(drawing, "SEAM", 0.0)
+    assert sewn(places, costs, world[..., :6], everywhere, world)[0].tolist() == [0, 1, 8, 3, 4, 5]
+    assert sewn(places, costs, world[..., 6:], alone, world)[0, 4] == 4
 
 
 @settings(max_examples=20, deadline=None)

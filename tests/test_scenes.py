@@ -137,6 +137,22 @@ def test_what_is_imagined_before_what_was_seen_is_not_written():
         assert len(memory) == written
 
 
+def test_what_was_given_is_told_from_what_was_made():
+    models, views = SimpleNamespace(**build_micro(), mask_estimator=None), camera(pose(), pose((1.0, 0.0, 0.0)))
+    memories = [LatentGrid(stride=STRIDE, channels=CHANNELS), LatentGrid(stride=STRIDE, channels=CHANNELS)]
+    scenes = Scenes(models, memories, [views, views], None, None, torch.device("cpu"))
+    depth = torch.full((2, 64, 96), 4.0)
+    for frame in range(2):  # the second sees a strip that the first did not, and is generated
+        memories[0].write(torch.zeros(1, CHANNELS, *CELLS), depth[:1], views[[frame]])
+    readouts = [scenes.read(scene, [0, 1]) for scene in range(2)]
+    given = scenes.given(readouts)
+    assert not given[1].any(), "an empty memory shows nothing"
+    assert given[0, 0].all() and readouts[0].visibility[1].all()
+    assert given[0, 1, :, 0].all() and not given[0, 1, :, -1].any()
+    scenes.memories[0] = ["of another kind"]
+    assert torch.equal(scenes.given(readouts)[0], readouts[0].visibility)
+
+
 def test_of_one_surface_the_older_token_is_read():
     view, memory = camera(pose()), LatentGrid(stride=STRIDE, policy="append")
     wall = torch.full((1, 64, 96), 4.0)

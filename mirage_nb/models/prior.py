@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 LEAST = 0.05  # the smallest deviation that the prior may claim
 SURE = 0.8  # a cell known better than this, of the latents' own deviation 1, counts as remembered
+MADE = 0.6  # and if what it shows was itself made, only one that is known better than this
 
 
 class MemoryPrior(nn.Module):
@@ -57,7 +58,7 @@ def surprise(mean: Tensor, deviation: Tensor, clean: Tensor) -> Tensor:
     return (clean - mean).square() / (2 * deviation.square()) + deviation.log()
 
 
-def remembered(deviation: Tensor, control: Tensor) -> Tensor:
+def remembered(deviation: Tensor, control: Tensor, given: Tensor | None = None) -> Tensor:
     """Which cells the memory tells, (B, 1, T, h, w) bool: those that it shows, and shows well enough.
 
     The prior is sure of more, of a plain wall that goes on. But that is a guess, and the mean of all that could be
@@ -65,9 +66,11 @@ def remembered(deviation: Tensor, control: Tensor) -> Tensor:
 
     Args:
         deviation: the prior's, (B, C, T, h, w). control: (B, K, T, h, w), that it was asked with.
+        given: (B, T, h, w) bool, cells that show what was given, not made; by default all.
     """
-    seen = control[:, deviation.shape[1], None] > 0
-    return seen & (deviation.mean(1, keepdim=True) < SURE)
+    doubt, seen = deviation.mean(1, keepdim=True), control[:, deviation.shape[1], None] > 0
+    sure = doubt < SURE if given is None else doubt < torch.where(given[:, None], SURE, MADE)
+    return seen & sure
 
 
 class Residual(nn.Module):
