@@ -43,7 +43,8 @@ def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         apart = unlike(with_height(frames), with_height(world), REACH).flatten(1, 2)
         cost = apart / (SHARED + apart.amin(1, keepdim=True))
-        nearest = sewn(*shifted(cost, new[:, 0], world.shape[-2:]), frames, new[:, 0], world)
+        shifts = (shifted(*one, world.shape[-2:]) for one in zip(cost, new[:, 0]))
+        nearest = sewn(*map(torch.stack, zip(*shifts)), frames, new[:, 0], world)
         nearest = torch.where(nearest < 0, cost.argmin(-1), nearest)  # no shift serves it: each by itself
         found = world.flatten(2).gather(2, nearest[:, None].expand(-1, world.shape[1], -1))
         frames = torch.where(new, found.view_as(frames), frames)
@@ -51,36 +52,37 @@ def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
 
 
 def shifted(cost: Tensor, new: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A picture of `size` under the SHIFTS that serve the new cells best, chosen greedily: each next one saves most.
+    """A picture of `size` under the SHIFTS that serve a view's new cells best, chosen greedily: each next one saves
+    most.
 
     Args:
-        cost: (N, h w, h' w') of taking a cell from a place. new: (N, h, w) bool.
+        cost: (h w, h' w') of taking a cell from a place. new: (h, w) bool.
 
     Returns:
-        For each shift and cell the place it is taken from, (N, S, h, w), -1 if that is beyond the picture, and what it
+        For each shift and cell the place it is taken from, (S, h, w), -1 if that is beyond the picture, and what it
         costs, infinite there.
     """
-    n, (h, w), (high, wide) = len(cost), new.shape[1:], size
+    (h, w), (high, wide) = new.shape, size
     cell, place = (torch.arange(k, device=cost.device) for k in (h * w, high * wide))
     down = place // wide - (cell // w)[:, None] + h - 1
     right = place % wide - (cell % w)[:, None] + w - 1
     number = down * (w + wide - 1) + right  # (h w, h' w'): by which shift a cell comes from a place
-    costs = cost.new_full((n, h * w, (h + high - 1) * (w + wide - 1)), torch.inf)
-    costs.scatter_(2, number.expand_as(cost), cost)
-    places = number.new_full(costs.shape[1:], -1).scatter_(1, number, place.expand_as(number))
-    best, chosen = cost.amax((1, 2), keepdim=True), []
+    places = number.new_full((h * w, (h + high - 1) * (w + wide - 1)), -1)
+    places.scatter_(1, number, place.expand_as(number))
+    asked = new.flatten()
+    costs = cost.new_full(places[asked].shape, torch.inf).scatter_(1, number[asked], cost[asked])
+    best, chosen = cost.amax(), []
     for _ in range(SHIFTS):
-        saved = (best - costs).clamp(min=0) * new.flatten(1)[..., None]
-        chosen.append(saved.sum(1).argmax(1))
-        best = torch.minimum(best, costs.gather(2, chosen[-1][:, None, None].expand(-1, h * w, 1)))
-    which = torch.stack(chosen, 1)
-    costs = costs.gather(2, which[:, None].expand(-1, h * w, -1)).mT
-    return places.T[which].unflatten(2, (h, w)), costs.unflatten(2, (h, w))
+        chosen.append((best - costs).clamp_(min=0).sum(0).argmax())
+        best = torch.minimum(best, costs[:, chosen[-1], None])
+    places = places[:, torch.stack(chosen)]
+    costs = cost.gather(1, places.clamp(min=0)).where(places >= 0, torch.inf)
+    return places.T.unflatten(1, (h, w)), costs.T.unflatten(1, (h, w))
 
 
 def sewn(places: Tensor, costs: Tensor, frames: Tensor, new: Tensor, world: Tensor) -> Tensor:
-    """Which place each cell is taken from, (N, h w): of the shifts' `places` and `costs`, what `shifted` returns, one
-    that is cheap and makes no seam. Two shifts make none where both bring the same to both sides of it, and a shift
+    """Which place each cell is taken from, (N, h w): of the shifts' `places` and `costs` (N, S, h, w), see `shifted`,
+    one that is cheap and makes no seam. Two shifts make none where both bring the same to both sides of it, and a shift
     makes none with what is known where it brings the very same.
 
     Found by moving to the better shift cell by cell, in turns like the fields of a chessboard (iterated conditional
@@ -88,28 +90,27 @@ def sewn(places: Tensor, costs: Tensor, frames: Tensor, new: Tensor, world: Tens
     """
     (h, w), channels, inside = new.shape[1:], world.shape[1], places >= 0
     index = places.clamp(min=0).flatten(1)[:, None].expand(-1, channels, -1)
-    pieces = world.flatten(2).gather(2, index).view(len(new), channels, -1, h, w)
+    pieces = world.flatten(2).gather(2, index).unflatten(2, (-1, h, w))
+    unlike_known = (pieces - frames[:, :, None]).square().mean(1)
+    cells = pieces.permute(0, 3, 4, 2, 1)
+    unlike_pieces = (torch.cdist(cells, cells).square() / channels).permute(0, 3, 4, 1, 2)  # (N, S, S, h, w)
     served, chosen = inside.any(1), costs.argmin(1, keepdim=True)
     free = (new & served)[:, None]
     turn = (torch.arange(h, device=new.device)[:, None] + torch.arange(w, device=new.device)) % 2
 
-    def brought(shift: Tensor) -> Tensor:
-        return pieces.gather(2, shift[:, None].expand(-1, channels, -1, -1, -1))
-
-    def unlike_pieces(picture: Tensor) -> Tensor:
-        return (pieces - picture).square().mean(1)
+    def unlike_shift(shift: Tensor) -> Tensor:
+        return unlike_pieces.gather(2, shift[:, None].expand(-1, places.shape[1], -1, -1, -1))[:, :, 0]
 
     for sweep in range(SWEEPS):
-        there = torch.where(free[:, :, None], brought(chosen), frames[:, :, None])
+        unlike_there = torch.where(free, unlike_shift(chosen), unlike_known)
         total = costs.clone()
         for side in range(4):
-            beyond, theirs = (beside(x, side) for x in (unlike_pieces(there), chosen))
+            beyond, theirs = (beside(x, side) for x in (unlike_there, chosen))
             both = beside(inside, side), beside(free, side) & inside.gather(1, theirs)
-            seam = beyond * both[0] + unlike_pieces(brought(theirs)) * both[1]
+            seam = beyond * both[0] + unlike_shift(theirs) * both[1]
             count = both[0].float() + both[1]
-            seam = torch.where(
-                count > 0, seam / count.clamp(min=1), 1.0
-            )  # nothing to compare: as unlike as half of all
+            # where there is nothing to compare, as unlike as latents are by chance, by half
+            seam = torch.where(count > 0, seam / count.clamp(min=1), 1.0)
             total += SEAM * seam * beside(torch.ones_like(free), side)
         chosen = torch.where(free & (turn == sweep % 2), total.argmin(1, keepdim=True), chosen)
     return torch.where(served, places.gather(1, chosen)[:, 0], -1).flatten(1)

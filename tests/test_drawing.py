@@ -59,8 +59,8 @@ def test_the_shift_that_saves_most_comes_first_and_brings_nothing_from_beyond_th
     g = torch.Generator().manual_seed(0)
     (h, w), (high, wide) = (3, 4), (5, 2)
     cost, new = torch.rand(2, h * w, high * wide, generator=g), torch.rand(2, h, w, generator=g) < 0.7
-    places, costs = shifted(cost, new, (high, wide))
     for n in range(2):
+        places, costs = shifted(cost[n], new[n], (high, wide))
         saved = {}
         for dy in range(1 - h, high):
             for dx in range(1 - w, wide):
@@ -72,8 +72,8 @@ def test_the_shift_that_saves_most_comes_first_and_brings_nothing_from_beyond_th
         for y in range(h):
             for x in range(w):
                 place = where.get((y, x), -1)
-                assert places[n, 0, y, x] == place
-                assert costs[n, 0, y, x] == (cost[n, y * w + x, place] if place >= 0 else torch.inf)
+                assert places[0, y, x] == place
+                assert costs[0, y, x] == (cost[n, y * w + x, place] if place >= 0 else torch.inf)
 
 
 def test_a_crumb_goes_with_its_surroundings_and_a_piece_with_what_is_known(monkeypatch):
