@@ -13,11 +13,14 @@ from torch import Tensor
 
 REACH = 3  # cells to each side that are compared when a cell is looked for
 SHIFTS = 8  # how many shifts of the picture serve all of a view
-SEAM = 0.5  # how much a seam counts: the mean squared difference of latents on both sides
+SEAM = 2.0  # how much a seam counts: the mean squared difference of latents on both sides
 HEIGHT = 43.0  # how much it counts, beside their latents, that cells are a whole picture apart in height
 SHARED = 8.0  # how unlike its best place a cell of the picture may be without being sought more for it
 ROUNDS = 3  # times that pieces are looked for, each time around those of the time before
-SWEEPS = 4  # times that seams are moved, each time half of the cells
+BLIND = 1.0  # what a seam counts as where neither side can be compared: half as unlike as latents are by chance
+FAR = 1e3  # more than all seams of a cell can cost
+PASSES = 20  # times that cells tell each other what they would have to pay
+OLD = 0.2  # share of what was told before that is kept, so that they don't swing to and fro
 
 
 def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
@@ -83,10 +86,7 @@ def shifted(cost: Tensor, new: Tensor, size: tuple[int, int]) -> tuple[Tensor, T
 def sewn(places: Tensor, costs: Tensor, frames: Tensor, new: Tensor, world: Tensor) -> Tensor:
     """Which place each cell is taken from, (N, h w): of the shifts' `places` and `costs` (N, S, h, w), see `shifted`,
     one that is cheap and makes no seam. Two shifts make none where both bring the same to both sides of it, and a shift
-    makes none with what is known where it brings the very same.
-
-    Found by moving to the better shift cell by cell, in turns like the fields of a chessboard (iterated conditional
-    modes, Besag 1986). -1 where no shift brings anything.
+    makes none with what is known where it brings the very same. -1 where no shift brings anything.
     """
     (h, w), channels, inside = new.shape[1:], world.shape[1], places >= 0
     index = places.clamp(min=0).flatten(1)[:, None].expand(-1, channels, -1)
@@ -94,26 +94,34 @@ def sewn(places: Tensor, costs: Tensor, frames: Tensor, new: Tensor, world: Tens
     unlike_known = (pieces - frames[:, :, None]).square().mean(1)
     cells = pieces.permute(0, 3, 4, 2, 1)
     unlike_pieces = (torch.cdist(cells, cells).square() / channels).permute(0, 3, 4, 1, 2)  # (N, S, S, h, w)
-    served, chosen = inside.any(1), costs.argmin(1, keepdim=True)
-    free = (new & served)[:, None]
-    turn = (torch.arange(h, device=new.device)[:, None] + torch.arange(w, device=new.device)) % 2
+    free = (new & inside.any(1))[:, None]
+    own, pairs = costs.clamp(max=FAR), []
+    for side in range(4):
+        brings, unsettled = beside(inside, side), beside(free, side)
+        settled = beside(torch.ones_like(free), side) & ~unsettled
+        own = own + SEAM * settled * beside(unlike_known, side).where(brings, BLIND)
+        here, there = inside[:, None], brings[:, :, None]
+        seam = here * unlike_pieces + there * beside(unlike_pieces, side)
+        seam = (seam / (here.float() + there)).where(here | there, BLIND)
+        pairs.append(SEAM * unsettled[:, None] * seam)
+    chosen = cheapest(own, pairs)
+    return places.gather(1, chosen).where(free, -1).flatten(1)
 
-    def unlike_shift(shift: Tensor) -> Tensor:
-        return unlike_pieces.gather(2, shift[:, None].expand(-1, places.shape[1], -1, -1, -1))[:, :, 0]
 
-    for sweep in range(SWEEPS):
-        unlike_there = torch.where(free, unlike_shift(chosen), unlike_known)
-        total = costs.clone()
-        for side in range(4):
-            beyond, theirs = (beside(x, side) for x in (unlike_there, chosen))
-            both = beside(inside, side), beside(free, side) & inside.gather(1, theirs)
-            seam = beyond * both[0] + unlike_shift(theirs) * both[1]
-            count = both[0].float() + both[1]
-            # where there is nothing to compare, as unlike as latents are by chance, by half
-            seam = torch.where(count > 0, seam / count.clamp(min=1), 1.0)
-            total += SEAM * seam * beside(torch.ones_like(free), side)
-        chosen = torch.where(free & (turn == sweep % 2), total.argmin(1, keepdim=True), chosen)
-    return torch.where(served, places.gather(1, chosen)[:, 0], -1).flatten(1)
+def cheapest(own: Tensor, pairs: list[Tensor]) -> Tensor:
+    """The label of each cell of a grid, (N, 1, h, w), that makes what all labels cost together small, by belief
+    propagation (min-sum, damped; Felzenszwalb and Huttenlocher 2006).
+
+    Args:
+        own: (N, S, h, w), what each of S labels costs. pairs: four of (N, S, S, h, w), what a cell's label and that of
+            the cell to its right, left, below or above cost together.
+    """
+    told = [torch.zeros_like(own)] * 4  # by the cells around, what each label would cost them
+    for _ in range(PASSES):
+        belief = own + sum(told)
+        said = [(beside(belief - told[k ^ 1], k)[:, None] + pairs[k]).amin(2) for k in range(4)]
+        told = [OLD * one + (1 - OLD) * (two - two.amin(1, keepdim=True)) for one, two in zip(told, said)]
+    return (own + sum(told)).argmin(1, keepdim=True)
 
 
 def beside(x: Tensor, side: int) -> Tensor:

@@ -98,7 +98,10 @@ def ablations(
             changed["ours, not looking ahead"] = {"lookahead": 0}
         if as_is["takes"] > 1:
             changed["ours, one take of what is ahead"] = {"takes": 1}
-        changed["ours, the image at one more scale"] = {"image_scales": as_is["image_scales"] + 1}
+        if as_is["image_scales"] > 1:
+            changed["ours, the image at one scale"] = {"image_scales": 1}
+        else:
+            changed["ours, the image at two scales"] = {"image_scales": 2}
         for name, change in changed.items():
             pipe.register_to_config(**as_is | change)
             with _segments_bar() as progress:

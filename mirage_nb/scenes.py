@@ -191,8 +191,8 @@ class Scenes:
             for scene, memory in enumerate(self.memories):
                 if mask[scene].any():
                     camera = self.cameras[scene][0].resize(size)
+                    memory.frames -= 1  # it counts the video's own, and this is its first once more
                     memory.write(latents[scene, None], depth[scene], camera, mask[scene], frames=large[scene, None])
-                    memory.frames -= 1  # it counts the video's own
 
     def foresee(
         self, pixels: Tensor, latents: Tensor, frame: int, known: list[Readout], scenes: list[int], clock: Clock

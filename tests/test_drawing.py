@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirage_nb import drawing
-from mirage_nb.drawing import drawn_to, sewn, shifted, unlike
+from mirage_nb.drawing import cheapest, drawn_to, sewn, shifted, unlike
 
 
 def everywhere(estimate: torch.Tensor) -> torch.Tensor:
@@ -47,6 +49,8 @@ def test_of_cells_that_look_alike_those_at_the_same_height_are_taken():
 def test_a_hedging_guess_is_drawn_to_more_than_the_few_cells_that_are_likest_to_it(monkeypatch):
     g = torch.Generator().manual_seed(0)
     world, estimate = torch.randn(1, 16, 16, 16, generator=g), 0.1 * torch.randn(1, 16, 1, 16, 16, generator=g)
+
+    monkeypatch.setattr(drawing, "SEAM", 0.0)  # else all of a picture of noise comes by one shift
 
     def used(shared: float) -> int:
         monkeypatch.setattr(drawing, "SHARED", shared)
@@ -89,6 +93,26 @@ def test_a_crumb_goes_with_its_surroundings_and_a_piece_with_what_is_known(monke
     monkeypatch.setattr(drawing, "SEAM", 0.0)
     assert sewn(places, costs, world[..., :6], everywhere, world)[0].tolist() == [0, 1, 8, 3, 4, 5]
     assert sewn(places, costs, world[..., 6:], alone, world)[0, 4] == 4
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 5), st.integers(2, 3), st.booleans(), st.integers(0, 99))
+def test_along_a_chain_the_cheapest_labels_are_found(length, labels, upright, seed):
+    g = torch.Generator().manual_seed(seed)
+    own = torch.rand(1, labels, 1, length, generator=g)
+    costs = torch.rand(length - 1, labels, labels, generator=g)  # of the labels of a cell and of the next
+    after, before = torch.zeros(2, 1, labels, labels, 1, length)
+    after[0, :, :, 0, :-1], before[0, :, :, 0, 1:] = costs.permute(1, 2, 0), costs.permute(2, 1, 0)
+    pairs = [after, before, 0 * after, 0 * after]
+    if upright:
+        own, pairs = own.mT, [x.mT for x in pairs[2:] + pairs[:2]]
+
+    def together(chosen) -> float:
+        alone = sum(own.flatten()[label * length + cell] for cell, label in enumerate(chosen))
+        return alone + sum(costs[cell, label, chosen[cell + 1]] for cell, label in enumerate(chosen[:-1]))
+
+    found = cheapest(own, pairs).flatten().tolist()
+    assert together(found) <= min(together(chosen) for chosen in product(range(labels), repeat=length)) + 1e-3
 
 
 @settings(max_examples=20, deadline=None)

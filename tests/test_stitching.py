@@ -140,6 +140,7 @@ def test_the_image_is_remembered_at_more_scales_for_a_camera_that_comes_closer()
     assert torch.equal(finer.positions[: h * w], plain.positions[: h * w]), "the image's own tokens come first"
     half = (second[: 4 * h * w].view(h, 2, w, 2) / first.view(h, 1, w, 1)).flatten()
     torch.testing.assert_close(half, torch.full_like(half, 0.5), rtol=0.1, atol=0)
+    assert (finer.written[: 5 * h * w] == 0).all(), "all of the first frame, which was given"
     assert finer.frames == plain.frames and torch.equal(again.frames, result.frames)
     closer = cameras[:1]
     closer = Cameras(closer.c2w, closer.intrinsics * closer.intrinsics.new_tensor([2, 2, 1, 1]), closer.size)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 LEAST = 0.05  # the smallest deviation that the prior may claim
 SURE = 0.8  # a cell known better than this, of the latents' own deviation 1, counts as remembered
-MADE = 0.6  # and if what it shows was itself made, only one that is known better than this
+MADE = 0.45  # and if what it shows was itself made, only one that is known better than this
 
 
 class MemoryPrior(nn.Module):
