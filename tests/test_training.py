@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
-from mirage_nb.models.presets import build_micro
+from mirage_nb.models.presets import build_micro, bundled_model
 from mirage_nb.training.data import HELD_OUT, Walks, write_walks
 from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
@@ -16,7 +17,7 @@ from mirage_nb.training.loop import fit
 from mirage_nb.training.memory import MemoryLoss, in_turn
 from mirage_nb.training.tasks import Frames, beside, choose, draw_task, following, remember, spoil
 from mirage_nb.training.tiny import Schedule, train_tiny
-from mirage_nb.training.vae import vae_loss
+from mirage_nb.training.vae import moments, picture, vae_loss
 
 
 @pytest.fixture(scope="module")
@@ -241,11 +242,13 @@ def test_where_a_network_guesses_depth_a_window_is_remembered(walks, share):
         assert window.float().mean() == 0 if not share else window.float().mean() > 0.8
 
 
-@pytest.mark.parametrize("recipe", ["vae", "depth", "memory"])
+@pytest.mark.parametrize("recipe", ["vae", "collages", "depth", "memory"])
 def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
     parts = build_micro()
     if recipe == "vae":
         model, loss = parts["vae"], vae_loss(walks, batch=2, crop=16)
+    elif recipe == "collages":
+        model, loss = parts["vae"], vae_loss(walks, batch=4, crop=32, near=build_micro()["vae"], collages=True)
     elif recipe == "depth":
         model, loss = parts["depth_estimator"], depth_loss(walks, batch=2)
     else:
@@ -261,7 +264,20 @@ def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
         value.backward()
         optimizer.step()
         values.append(value.item())
-    assert values[-1] < 0.9 * values[0], values
+    assert values[-1] < values[0] - 0.1 * abs(values[0]), values
+
+
+def test_a_collage_is_decoded_as_a_collage(walks):
+    """Cells that know of what is beside them make mist of it when something else is put there: without training on
+    collages, the step at the seam is 0.2 to 0.4 of the true one."""
+    vae = AutoencoderKLWan.from_pretrained(bundled_model(), subfolder="vae", torch_dtype=torch.float32)
+    left = torch.arange(128) < 64
+    with torch.no_grad():
+        for frame in (0, 3, 6):
+            one, other = (walks.pixels(torch.tensor([room]), torch.tensor([frame])) for room in (0, 1))
+            latents = torch.where(left[::8], moments(vae, one)[0], moments(vae, other)[0])
+            steps = [x[..., 64] - x[..., 63] for x in (picture(vae, latents), torch.where(left, one, other))]
+            assert (steps[0] * steps[1]).sum() > 0.4 * steps[1].square().sum()
 
 
 def test_one_command_goes_through_every_stage_and_again_from_what_is_there(tmp_path):

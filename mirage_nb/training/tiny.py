@@ -34,13 +34,14 @@ class Schedule:
     large_rooms: int = 256
     vae: int = 6000
     polish: int = 12000
+    collages: int = 8000
     depth: int = 2600
     prior: int = 6000
     memory: int = 12000
 
     @staticmethod
     def quick() -> Schedule:
-        return Schedule(4, 2, 1, 1, 1, vae=2, polish=2, depth=2, prior=6, memory=6)
+        return Schedule(4, 2, 1, 1, 1, vae=2, polish=2, collages=2, depth=2, prior=6, memory=6)
 
 
 def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int = 0, compile: bool = True) -> Path:
@@ -90,7 +91,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
 
 
 def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Schedule, seed: int, compile: bool) -> None:
-    """The whole VAE: first roughly, then for PSNR, near what it was; and the latents' statistics."""
+    """The whole VAE: first roughly, then for PSNR and on collages, near what it was; and the latents' statistics."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 
     from mirage_nb.training.vae import set_statistics, vae_loss, vae_psnr
@@ -101,8 +102,10 @@ def _train_vae(vae, walks: Walks, held_out: Walks, folder: Path, schedule: Sched
                 block.compile(dynamic=False)
     common = dict(seed=seed, weight_decay=0.0, validate=lambda model: vae_psnr(model, held_out))
     fit(vae, vae_loss(walks), steps=schedule.vae, folder=folder / "vae", lr=8e-4, **common)
-    loss = vae_loss(walks, near=deepcopy(vae).eval().requires_grad_(False))
-    fit(vae, loss, steps=schedule.polish, folder=folder / "polish", lr=4e-4, ema=0.998, **common)
+    leaps = Walks(folder / "leap_walks")
+    for name, rooms, steps in (("polish", walks, schedule.polish), ("collages", leaps, schedule.collages)):
+        loss = vae_loss(rooms, near=deepcopy(vae).eval().requires_grad_(False), collages=name == "collages")
+        fit(vae, loss, steps=steps, folder=folder / name, lr=4e-4, ema=0.998, **common)
     vae.eval().requires_grad_(False)
     set_statistics(vae, walks, frames=min(512, 25 * len(walks)))
 

@@ -1,4 +1,4 @@
-"""Recipe 1: the VAE, on single frames. L1 + a gradient loss at two scales + a little KL."""
+"""Recipe 1: the VAE, on single frames. L1 + a gradient loss at two scales + a little KL; then PSNR, then collages."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
     return sum((a.diff(dim=d) - b.diff(dim=d)).abs().mean() for d in (-1, -2))
 
 
-def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | None = None):
+def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | None = None, collages: bool = False):
     """The `batch_loss` of `loop.fit` for the VAE: random crops of random frames.
 
     Args:
-        near: for the last stretch, a frozen copy of the VAE as it was before. The decoder then sees the posterior's
+        near: for the last stretches, a frozen copy of the VAE as it was before. The decoder then sees the posterior's
             mean, as it does in use, and the loss is the logarithm of the squared error a crop, which is PSNR; the
             latents are held near those of the copy, so that they keep the statistics that the KL term gave them, and
             a transformer trained on them stays of use.
+        collages: with `near`, of every third crop some cells are another crop's of the same room. A memory's readout
+            is such a collage, and what cells of two places decode to side by side no whole picture teaches: mist.
     """
 
     deviation = 1.0
@@ -50,23 +52,35 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
             deviation = moments(near, pixels)[0]
             deviation = deviation.std((0, 2, 3, 4), keepdim=True)
 
-    def batch_loss(vae, step, generator, part=slice(None)):
-        rooms = torch.randint(len(walks), (batch,), generator=generator)[part]
+    def crops(rooms: Tensor, generator: torch.Generator, part: slice) -> Tensor:
         frames = torch.randint(walks.num_frames, (batch,), generator=generator)[part]
         pixels = walks.pixels(rooms, frames)
         free = pixels.shape[-1] - crop + 1
         corners = torch.randint(free, (batch, 2), generator=generator)[part].tolist()
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
         flip = torch.rand(batch, generator=generator)[part] < 0.5
-        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels).to(device_of(vae))
+        return torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+
+    def batch_loss(vae, step, generator, part=slice(None)):
+        rooms = torch.randint(len(walks), (batch,), generator=generator)[part]
+        pixels = crops(rooms, generator, part).to(device_of(vae))
+        mean, logvar = moments(vae, pixels)
         if near is not None:
-            mean, logvar = moments(vae, pixels)
             with torch.no_grad():
                 old_mean, old_logvar = moments(near, pixels)
             moved = ((mean - old_mean) / deviation).square().mean() + 0.01 * (logvar - old_logvar).square().mean()
-            error = (picture(vae, mean) - pixels).square().mean((1, 2, 3))
-            return error.clamp(min=1e-6).log().mean() + 3 * moved, {"moved": moved.item()}
-        mean, logvar = moments(vae, pixels)
+            figures = {"moved": moved.item()}
+            if collages:
+                third = torch.arange(batch)[part] % 3 == 0
+                others = crops(rooms, generator, part)[third].to(pixels)
+                mask = _patches(batch, mean.shape[-1], generator)[part][third].to(pixels.device)
+                mean, pixels = mean.clone(), pixels.clone()
+                mean[third] = torch.where(mask[:, :, None], moments(vae, others)[0], mean[third])
+                pixels[third] = torch.where(F.interpolate(mask.float(), size=crop) > 0, others, pixels[third])
+            error = (picture(vae, mean) - pixels).square().mean((1, 2, 3)).clamp(min=1e-6).log()
+            if collages:
+                figures["collages"] = error[third].mean().item()
+            return error.mean() + 3 * moved, figures
         noise = torch.randn(batch, *mean.shape[1:], generator=generator)[part].to(mean)
         out = picture(vae, mean + noise * torch.exp(0.5 * logvar))
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
@@ -76,6 +90,13 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, near: nn.Module | No
         return loss, {"l1": l1.item(), "kl": kl.item()}
 
     return batch_loss
+
+
+def _patches(batch: int, cells: int, generator: torch.Generator) -> Tensor:
+    """Masks (B, 1, cells, cells) of patches, half of the cells: from a quarter of the picture to a cell in size."""
+    coarse = int(torch.randint(2, cells + 1, (), generator=generator))
+    field = torch.rand(batch, 1, coarse, coarse, generator=generator)
+    return F.interpolate(field, size=cells, mode="bilinear") > 0.5
 
 
 @torch.no_grad()
