@@ -269,7 +269,7 @@ def test_every_recipe_learns_on_a_fixed_batch(walks, recipe):
 
 def test_a_collage_is_decoded_as_a_collage(walks):
     """Cells that know of what is beside them make mist of it when something else is put there: without training on
-    collages, the step at the seam is 0.2 to 0.4 of the true one."""
+    collages, the step at the seam was 0.1 to 0.35 of the true one, and is 0.8 to 0.95."""
     vae = AutoencoderKLWan.from_pretrained(bundled_model(), subfolder="vae", torch_dtype=torch.float32)
     left = torch.arange(128) < 64
     with torch.no_grad():
@@ -277,7 +277,7 @@ def test_a_collage_is_decoded_as_a_collage(walks):
             one, other = (walks.pixels(torch.tensor([room]), torch.tensor([frame])) for room in (0, 1))
             latents = torch.where(left[::8], moments(vae, one)[0], moments(vae, other)[0])
             steps = [x[..., 64] - x[..., 63] for x in (picture(vae, latents), torch.where(left, one, other))]
-            assert (steps[0] * steps[1]).sum() > 0.4 * steps[1].square().sum()
+            assert (steps[0] * steps[1]).sum() > 0.6 * steps[1].square().sum()
 
 
 def test_one_command_goes_through_every_stage_and_again_from_what_is_there(tmp_path):
