@@ -69,8 +69,8 @@ def generate(
     fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
     export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
     given_depth: Annotated[bool, typer.Option(help="Use a recording's depth of every frame.")] = False,
-    image_scales: Annotated[
-        int | None, typer.Option(help="Scales at which the image is remembered; 2 for walks that come closer.")
+    image_shifts: Annotated[
+        int | None, typer.Option(help="Places along a cell's edge at which the image is remembered: 1, 2, 4 or 8.")
     ] = None,
 ) -> None:
     """Walk through the world of an image: video, contact sheet, memory, and report."""
@@ -103,7 +103,7 @@ def generate(
             scene.image, prompt or (scene.prompt if pipe.transformer.config.text_dim else None), negative_prompt,
             c2w=scene.cameras.c2w, intrinsics=scene.cameras.intrinsics, depth=scene.depth, memory=memory.value,
             seed=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
-            image_scales=image_scales, output_dir=out / "run",
+            image_shifts=image_shifts, output_dir=out / "run",
         )  # fmt: skip
         report = _save_walk(out, scene, result, memory.value)
         cameras = scene.cameras[: len(result.frames)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 REACH = 3  # cells to each side that are compared when a cell is looked for
 SHIFTS = 8  # how many shifts of the picture serve all of a view
@@ -17,7 +18,7 @@ SEAM = 2.0  # how much a seam counts: the mean squared difference of latents on 
 HEIGHT = 43.0  # how much it counts, beside their latents, that cells are a whole picture apart in height
 SHARED = 8.0  # how unlike its best place a cell of the picture may be without being sought more for it
 ROUNDS = 3  # times that pieces are looked for, each time around those of the time before
-BLIND = 1.0  # what a seam counts as where neither side can be compared: half as unlike as latents are by chance
+BLIND = 1.0  # what is counted where nothing can be compared: half as unlike as latents are by chance
 FAR = 1e3  # more than all seams of a cell can cost
 PASSES = 20  # times that cells tell each other what they would have to pay
 OLD = 0.2  # share of what was told before that is kept, so that they don't swing to and fro
@@ -29,7 +30,8 @@ def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
     Each is taken from where the picture's surroundings, up to 7 x 7 cells, are like its own, at about that height, for
     ceilings are above and floors are below. What is likest to a hedging guess is a plain wall. So distances are divided
     by the least that the picture's cell has to any of the view's, plus a constant, as Granot et al. (2022, GPNN) do:
-    what no cell asks for is found, too.
+    what no cell asks for is found, too. And what the view has around a cell, but the picture has not, counts as unlike:
+    else its rim fits everywhere, having little to compare, and a wall at one edge goes on where there should be floor.
 
     Cells are not taken one by one, but with the picture shifted as a whole, by one of the few shifts that serve the
     view best, as He and Sun (2012) complete photographs; and where one piece ends and another begins, or what is known,
@@ -44,7 +46,8 @@ def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
     frames, new = (x.transpose(1, 2).flatten(0, 1) for x in (estimate, new))
     world = world.repeat_interleave(estimate.shape[2], 0)
     for _ in range(ROUNDS):
-        apart = unlike(with_height(frames), with_height(world), REACH).flatten(1, 2)
+        missing = BLIND * world.shape[1]
+        apart = unlike(with_height(frames), with_height(world), REACH, missing).flatten(1, 2)
         cost = apart / (SHARED + apart.amin(1, keepdim=True))
         shifts = (shifted(*one, world.shape[-2:]) for one in zip(cost, new[:, 0]))
         nearest = sewn(*map(torch.stack, zip(*shifts)), frames, new[:, 0], world)
@@ -138,15 +141,17 @@ def with_height(frames: Tensor) -> Tensor:
     return torch.cat([frames, rows[:, None].expand_as(frames[:, :1])], 1)
 
 
-def unlike(one: Tensor, other: Tensor, reach: int) -> Tensor:
+def unlike(one: Tensor, other: Tensor, reach: int, missing: float) -> Tensor:
     """Mean squared distance of the surroundings of each cell of one picture to those of each cell of another, over the
-    cells up to `reach` away that both have: (N, C, h, w) and (N, C, h', w') to (N, h, w, h' w')."""
+    cells up to `reach` away that the first has: (N, C, h, w) and (N, C, h', w') to (N, h, w, h' w'). Such as the other
+    has not are `missing`."""
     apart = torch.cdist(one.flatten(2).mT, other.flatten(2).mT).square()
     apart = apart.unflatten(2, other.shape[-2:]).unflatten(1, one.shape[-2:])
-    count = torch.ones_like(apart[:1])
+    both, every = torch.ones_like(apart[:1]), apart.new_ones(1, *one.shape[-2:])
     for axis in (1, 2):
-        apart, count = along(apart, axis, reach), along(count, axis, reach)
-    return (apart / count).flatten(3)
+        apart, both = along(apart, axis, reach), along(both, axis, reach)
+    every = avg_pool2d(every, 2 * reach + 1, 1, reach, divisor_override=1)[..., None, None]
+    return ((apart + missing * (every - both)) / every).flatten(3)
 
 
 def along(pairs: Tensor, axis: int, reach: int) -> Tensor:

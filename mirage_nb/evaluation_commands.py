@@ -23,7 +23,9 @@ Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
 Lookahead = Annotated[int | None, typer.Option(help="Frames to look ahead; by default as the model was trained.")]
 Takes = Annotated[int | None, typer.Option(help="Versions of each view ahead; by default the model's own number.")]
-Scales = Annotated[int | None, typer.Option(help="Scales at which the first frame is remembered, likewise.")]
+Shifts = Annotated[
+    int | None, typer.Option(help="Places along a cell's edge that the first frame is encoded at, likewise.")
+]
 
 
 @app.command()
@@ -37,7 +39,7 @@ def rooms(
     batch: Batch = 16,
     lookahead: Lookahead = None,
     takes: Takes = None,
-    image_scales: Scales = None,
+    image_shifts: Shifts = None,
     model: Model = None,
 ) -> None:
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
@@ -48,7 +50,7 @@ def rooms(
         from mirage_nb.video import contact_sheet, stack_sheets, write_png
 
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
-        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes, image_scales=image_scales)
+        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes, image_shifts=image_shifts)
         with _segments_bar() as progress:
             report, videos = evaluate_rooms(
                 pipe, _seeds(seeds), frames, names, num_inference_steps=steps, true_depth=true_depth, batch=batch,
@@ -98,10 +100,8 @@ def ablations(
             changed["ours, not looking ahead"] = {"lookahead": 0}
         if as_is["takes"] > 1:
             changed["ours, one take of what is ahead"] = {"takes": 1}
-        if as_is["image_scales"] > 1:
-            changed["ours, the image at one scale"] = {"image_scales": 1}
-        else:
-            changed["ours, the image at two scales"] = {"image_scales": 2}
+        if as_is["image_shifts"] > 1:
+            changed["ours, the image encoded once"] = {"image_shifts": 1}
         for name, change in changed.items():
             pipe.register_to_config(**as_is | change)
             with _segments_bar() as progress:
@@ -132,7 +132,7 @@ def recording(
     steps: Steps = 2,
     lookahead: Annotated[int, typer.Option(help="Frames to look ahead, and invent what will be there.")] = 0,
     takes: Takes = None,
-    image_scales: Scales = None,
+    image_shifts: Shifts = None,
     model: Model = None,
 ) -> None:
     """Walk the path of a real recording from its first frame, and compare with what was recorded."""
@@ -146,7 +146,7 @@ def recording(
         names = [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
         if size < 16 or size % 16:
             raise ValueError(f"size: expected a multiple of 16, got {size}")
-        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes, image_scales=image_scales)
+        pipe = _looking(load_pipeline(model), lookahead=lookahead, takes=takes, image_shifts=image_shifts)
         clip = read_rgbd(folder, (size, size), slice(frames))
         if len(clip.frames) < frames:
             raise ValueError(f"frames: {folder} has {len(clip.frames)}, and {frames} are wanted")

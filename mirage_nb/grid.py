@@ -13,7 +13,7 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.coverage import coverage
 from mirage_nb.grid_files import COLUMNS, Files
 from mirage_nb.lifting import Points, at_latent_size, check_depth, latent_cameras, latent_stride, lift_cells
-from mirage_nb.reprojection import TRUST, DepthTest, Readout
+from mirage_nb.reprojection import DepthTest, Readout
 from mirage_nb.spill import SpilledPages
 from mirage_nb.voxels import first_of_each, voxel_keys, voxel_level
 
@@ -139,7 +139,6 @@ class LatentGrid(Files):
         *,
         splats: bool = True,
         cull: bool = True,
-        trust: float = TRUST,
     ) -> Readout:
         """Stage 3: what N cameras, given at the size of the video in pixels, see of the memory.
 
@@ -149,13 +148,12 @@ class LatentGrid(Files):
         Args:
             splats: False reads as the paper does, without footprints.
             cull: False goes through all blocks, which changes nothing but the time.
-            trust: how much the older tokens of a surface are preferred, see `reprojection.handicap`.
 
         Raises:
             ValueError: nothing was written yet and neither `stride` nor `size` is known.
         """
         pages = self._blocks.pages
-        test = DepthTest(latent_cameras(cameras, self.stride, size).to(pages.device), trust=trust)
+        test = DepthTest(latent_cameras(cameras, self.stride, size).to(pages.device))
         for batch in self._blocks.candidates(test.cameras, splats, cull):
             test.add(batch)
         return test.readout(lambda place: (pages.gather("positions", place), pages.gather("tokens", place)))

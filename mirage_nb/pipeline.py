@@ -31,7 +31,7 @@ from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
 from mirage_nb.trajectories import actions_to_c2w
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8")
-BESIDE = ("references", "preceding", "lookahead", "takes", "image_scales")
+BESIDE = ("references", "preceding", "lookahead", "takes", "image_shifts")
 
 
 @dataclass
@@ -76,7 +76,7 @@ class MiragePipeline(DiffusionPipeline):
         references, preceding: clean past latent frames that the transformer was trained to be shown (paper: 4 and 2).
         lookahead: how many frames ahead it was trained to leap, see `stitching.rollout`; 0 for not at all.
         takes: how many versions of each view ahead to make, of which one is kept.
-        image_scales: at how many scales the image is remembered.
+        image_shifts: at how many places along a cell's edge the image is remembered.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae->depth_estimator"
@@ -86,10 +86,10 @@ class MiragePipeline(DiffusionPipeline):
     def __init__(
         self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None,
         autocast: bool = True, references: int = 0, preceding: int = 0, lookahead: int = 0,
-        takes: int = 1, image_scales: int = 1, mask_estimator=None,
+        takes: int = 1, image_shifts: int = 1, mask_estimator=None,
     ) -> None:  # fmt: skip
         super().__init__()
-        beside = dict(zip(BESIDE, (references, preceding, lookahead, takes, image_scales)))
+        beside = dict(zip(BESIDE, (references, preceding, lookahead, takes, image_shifts)))
         self.register_to_config(autocast=autocast, **beside)
         vae.autocast = transformer.autocast = autocast
         self.mask_estimator = mask_estimator
@@ -156,7 +156,7 @@ class MiragePipeline(DiffusionPipeline):
         num_inference_steps: int = 2,
         lookahead: int | None = None,
         takes: int | None = None,
-        image_scales: int | None = None,
+        image_shifts: int | None = None,
         guidance_scale: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -186,8 +186,8 @@ class MiragePipeline(DiffusionPipeline):
                 segment by segment, as somebody does who can't know the path (`stitching.rollout`).
             takes: how many versions of each view ahead to make, by default the model's own number: more of them cost
                 time, and leave less fog where much must be invented.
-            image_scales: at how many scales to remember the image, by default the model's own number: with 2 it is
-                encoded at twice its size, too, for a camera that comes closer (`stitching.rollout`).
+            image_shifts: at how many places along a cell's edge to remember the image, by default the model's own
+                number; a divisor of the VAE's stride. What is seen again is sharper (`stitching.rollout`).
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             seed, generator: one of them makes the noise repeatable. The seed that was used is in the report.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
@@ -218,7 +218,7 @@ class MiragePipeline(DiffusionPipeline):
             raise ValueError("depth: this pipeline has no depth estimator, so depth (T, H, W) of every frame is needed")
         segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
         memory, beside = self._memory(memory), self.beside
-        for name, value, least in (("lookahead", lookahead, 0), ("takes", takes, 1), ("image_scales", image_scales, 1)):
+        for name, value, least in (("lookahead", lookahead, 0), ("takes", takes, 1), ("image_shifts", image_shifts, 1)):
             if value is not None:
                 checks.integer(name, value, least)
                 beside[name] = value

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import max_pool2d, pad
 
 from mirage_nb.alignment import Fit, align_depth, align_scale
 from mirage_nb.cameras import Cameras
@@ -171,28 +172,35 @@ class Scenes:
                 memory.write(tokens.half(), depth[scene], cameras, mask, frames=pixels[scene])
         return depth, torch.stack(written)
 
-    def remember_finer(
-        self, image: Tensor, times: int, depth: Tensor, written: Tensor, encode: Callable, clock: Clock
+    def remember_between(
+        self, image: Tensor, shifts: int, depth: Tensor, written: Tensor, encode: Callable, clock: Clock
     ) -> None:
-        """Write the first frames once more, as a camera of so many `times` the resolution would have seen them.
+        """Write the first frames again, as cameras would have seen them whose cells lie between those there.
 
-        They are pictures, not latents that were decoded: nothing is lost by encoding them at another size. The tokens
-        are finer and lie between those there, so a camera that comes closer, or looks from between the cells, finds
-        some that fit.
+        They are pictures, not latents that were decoded: nothing is lost by encoding them once more, from some pixels
+        further to the right and down. Their tokens are as coarse as the others, but wherever a cell of a camera that
+        comes back ends up, one of them was made nearly there. All are kept, whatever the memory's policy.
 
         Args:
             image: (B, 3, H, W) in [-1, 1]. depth, written: what `remember` returned for it.
+            shifts: places along the edge of a cell, of which the first one is there already.
             encode: frames (B, 3, H, W) to latents (B, C, h, w).
         """
-        with clock("write"):
-            large = interpolate(image, scale_factor=times, mode="bicubic").clamp(-1, 1)
-            latents, size = encode(large).half(), tuple(large.shape[2:])
-            depth, mask = (x.repeat_interleave(times, 2).repeat_interleave(times, 3) for x in (depth, written))
-            for scene, memory in enumerate(self.memories):
-                if mask[scene].any():
-                    camera = self.cameras[scene][0].resize(size)
-                    memory.frames -= 1  # it counts the video's own, and this is its first once more
-                    memory.write(latents[scene, None], depth[scene], camera, mask[scene], frames=large[scene, None])
+        allowed = written.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3).float()
+        for y, x in list(product(range(0, self.stride, self.stride // shifts), repeat=2))[1:]:
+
+            def moved(pictures: Tensor, mode: str = "constant") -> Tensor:
+                return pad(pictures[..., y:, x:], (0, x, 0, y), mode)
+
+            with clock("write"):
+                latents, mask = encode(moved(image, "replicate")).half(), -max_pool2d(-moved(allowed), self.stride) > 0
+                for scene, memory in enumerate(self.memories):
+                    if mask[scene].any() and hasattr(memory, "policy"):  # one that keeps pixels has them all
+                        camera = self.cameras[scene][0].crop(y, x, tuple(image.shape[2:]))
+                        memory.frames -= 1  # it counts the video's own, and this is its first once more
+                        policy, memory.policy = memory.policy, "append"
+                        memory.write(latents[scene, None], moved(depth[scene]), camera, mask[scene])
+                        memory.policy = policy
 
     def foresee(
         self, pixels: Tensor, latents: Tensor, frame: int, known: list[Readout], scenes: list[int], clock: Clock

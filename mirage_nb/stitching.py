@@ -118,7 +118,7 @@ def rollout(
     overlap: bool = True,
     lookahead: int = 0,
     takes: int = 1,
-    image_scales: int = 1,
+    image_shifts: int = 1,
     device: torch.device | str | None = None,
 ) -> Iterator[SegmentResult]:
     """Generate B videos of equal length at once, segment by segment (paper: segment stitching).
@@ -150,8 +150,9 @@ def rollout(
             what the first frame shows (`drawing`). A multiple of a segment's new frames; for models that were trained
             to leap, without temporal compression.
         takes: how many versions of each view ahead to make; the one that `denoising.best_take` says is kept.
-        image_scales: at how many scales the given images are remembered: 2 adds finer tokens, from twice their size
-            (`Scenes.remember_finer`), which a camera reads that comes closer, and one between two cells.
+        image_shifts: at how many places along a cell's edge the given images are remembered, a divisor of the VAE's
+            stride: 4 encodes them 16 times, a quarter of a cell apart (`Scenes.remember_between`), so that a camera
+            whose cells end up between those of the image finds tokens that fit.
         device: where to compute; by default where the transformer is.
 
     Yields:
@@ -181,8 +182,8 @@ def rollout(
         raise ValueError(f"lookahead: expected {rule}, got {lookahead}")
     if takes < 1:
         raise ValueError(f"takes: expected at least 1, got {takes}")
-    if image_scales < 1:
-        raise ValueError(f"image_scales: expected at least 1, got {image_scales}")
+    if image_shifts < 1 or spatial_stride(models.vae) % image_shifts:
+        raise ValueError(f"image_shifts: expected a divisor of {spatial_stride(models.vae)}, got {image_shifts}")
     if lookahead and done and past is None:
         raise ValueError("past: expected, views ahead are held against the first frame of the run that is taken up")
     segments = plan_segments(num_frames, each, temporal_stride(models.vae))
@@ -191,14 +192,14 @@ def rollout(
     if past is not None:
         scenes.recall(*past, at=list(range(0, num_frames, temporal_stride(models.vae)))[: past[0].shape[2]])
     text, steps = encoder_hidden_states, num_inference_steps
-    beside = references, preceding, overlap, lookahead, takes, image_scales
+    beside = references, preceding, overlap, lookahead, takes, image_shifts
     return _roll(scenes, segments[done:], image.to(device), latents, seeds, steps, text, on_step, beside)
 
 
 @torch.no_grad()
 def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step, beside) -> Iterator[SegmentResult]:
     vae, device = scenes.models.vae, scenes.device
-    most_references, most_preceding, keep_overlap, lookahead, takes, image_scales = beside
+    most_references, most_preceding, keep_overlap, lookahead, takes, image_shifts = beside
     stride = temporal_stride(vae)
     overlap = frame_encoder(vae)(as_pixels(image)) if latents is None else latents.to(device)
     layout, constant = scenes.models.transformer.config.memory_layout, None
@@ -213,8 +214,7 @@ def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step,
             parts.append(
                 (image[:, None], first, *scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
             )
-            for level in range(1, image_scales):
-                scenes.remember_finer(as_pixels(image), 2**level, *parts[0][2:], frame_encoder(vae), clock)
+            scenes.remember_between(as_pixels(image), image_shifts, *parts[0][2:], frame_encoder(vae), clock)
         if lookahead and segment.start % lookahead == 0:
             look_ahead(scenes, segment, lookahead, takes, overlap, seeds, steps, text, clock)
         with clock("read"):

@@ -64,7 +64,7 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
         1,
         "--path",
         "push_in",
-        "--image-scales",
+        "--image-shifts",
         2,
         "--model",
         model,
@@ -75,7 +75,7 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
     assert "trust" in text and "64 degrees" in text
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "psnr_to_truth" not in report
-    assert report["segments"][0]["tokens"] > 2 * 16**2, "finer ones beside those of its 16 x 16 cells"
+    assert report["segments"][0]["tokens"] > 2 * 16**2, "others between those of its 16 x 16 cells"
 
 
 @pytest.mark.skipif(not (REAL / "kitchen").exists(), reason="no RGB-D recording at ../shared/real/kitchen")
@@ -95,7 +95,7 @@ def test_evaluate_a_recording(model, tmp_path):
 def test_evaluate_rooms(model, tmp_path):
     code, text = run(
         "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1,
-        "--lookahead", 4, "--takes", 2, "--image-scales", 2, "--model", model, "--out", tmp_path,
+        "--lookahead", 4, "--takes", 2, "--image-shifts", 2, "--model", model, "--out", tmp_path,
     )  # fmt: skip
     assert code == 0, text
     report = json.loads((tmp_path / "report.json").read_text())

@@ -117,15 +117,30 @@ def test_along_a_chain_the_cheapest_labels_are_found(length, labels, upright, se
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
-def test_surroundings_are_compared_where_both_pictures_have_them(h, w, h2, w2, reach):
+def test_surroundings_are_compared_and_what_one_picture_lacks_counts_as_unlike(h, w, h2, w2, reach):
     g = torch.Generator().manual_seed(0)
     one, other = torch.randn(1, 3, h, w, generator=g), torch.randn(1, 3, h2, w2, generator=g)
-    found = unlike(one, other, reach).view(h, w, h2, w2)
+    found = unlike(one, other, reach, 5.0).view(h, w, h2, w2)
     y, x, v, u = (n // 2 for n in (h, w, h2, w2))
-    shifts = [
-        (dy, dx)
-        for dy in range(-reach, reach + 1) if 0 <= y + dy < h and 0 <= v + dy < h2
-        for dx in range(-reach, reach + 1) if 0 <= x + dx < w and 0 <= u + dx < w2
+    around = range(-reach, reach + 1)
+    shifts = [(dy, dx) for dy in around if 0 <= y + dy < h for dx in around if 0 <= x + dx < w]
+    apart = [
+        (one[0, :, y + dy, x + dx] - other[0, :, v + dy, u + dx]).square().sum()
+        if 0 <= v + dy < h2 and 0 <= u + dx < w2 else torch.tensor(5.0)
+        for dy, dx in shifts
     ]  # fmt: skip
-    apart = [(one[0, :, y + dy, x + dx] - other[0, :, v + dy, u + dx]).square().sum() for dy, dx in shifts]
     torch.testing.assert_close(found[y, x, v, u], torch.stack(apart).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_floor_goes_on_where_a_wall_at_the_rim_of_the_picture_would_fit_as_it_has_little_to_compare():
+    g = torch.Generator().manual_seed(0)
+    world = torch.randn(1, 16, 12, 12, generator=g)
+    wall, floor = torch.randn(2, 1, 16, 1, 1, generator=g)
+    world[:, :, :, :2] = wall  # down to the bottom, at the left edge
+    world[:, :, 8:, 2:] = floor + 0.7 * torch.randn(1, 16, 4, 10, generator=g)
+    view, new = world[:, :, :, None].clone().transpose(2, 3), torch.zeros(1, 1, 1, 12, 12, dtype=torch.bool)
+    new[..., -2:] = True
+    view = torch.where(new, wall[:, :, None], view)  # to its right the generator has the wall in mind
+    drawn = drawn_to(view, new, world)[0, :, 0, 8:, -2:]
+    plain = (drawn == wall[0]).all(0)
+    assert not plain.any()

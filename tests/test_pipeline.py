@@ -46,11 +46,11 @@ def test_it_looks_ahead_as_the_model_was_trained_or_as_it_is_told(single, tmp_pa
     trained.register_to_config(lookahead=8)
     trained.save_pretrained(tmp_path / "again")
     trained = MiragePipeline.from_pretrained(tmp_path / "again")
-    assert trained.beside == {"references": 0, "preceding": 0, "lookahead": 8, "takes": 1, "image_scales": 1}
+    assert trained.beside == {"references": 0, "preceding": 0, "lookahead": 8, "takes": 1, "image_shifts": 1}
     assert torch.equal(call(trained, segments=4, c2w=path).frames, ahead.frames)
     assert torch.equal(call(trained, segments=4, c2w=path, lookahead=0).frames, plain.frames)
-    with pytest.raises(ValueError, match="image_scales: expected an integer"):
-        call(single, image_scales=0)
+    with pytest.raises(ValueError, match="image_shifts: expected an integer"):
+        call(single, image_shifts=0)
     with pytest.raises(ValueError, match="lookahead: expected an integer"):
         call(single, lookahead=-4)
     with pytest.raises(ValueError, match="lookahead: expected a multiple of 2"):
@@ -203,7 +203,7 @@ def test_a_run_without_a_seed_resumes_with_its_own(single, tmp_path):
     [
         (dict(seed=9), "seed"),
         (dict(num_inference_steps=3), "num_inference_steps"),
-        (dict(image_scales=2), "image_scales"),
+        (dict(image_shifts=2), "image_shifts"),
         (dict(segments=2), "c2w, intrinsics"),
         (dict(memory="none"), "memory"),
         (dict(intrinsics=[30, 30, 24, 16]), "intrinsics"),

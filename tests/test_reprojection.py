@@ -12,7 +12,7 @@ from scenes import camera, pose, random_cameras
 from mirage_nb import reprojection
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import lift
-from mirage_nb.reprojection import MAX_SPLAT, SLACK, TRUST, project, reproject
+from mirage_nb.reprojection import ASIDE, MAX_SPLAT, SLACK, project, reproject
 
 FIELDS = ("latents", "visibility", "depth", "offset", "index")
 
@@ -46,10 +46,8 @@ def brute_force(points, cameras, footprints=None, near=1e-3):
                         continue
                     priority = z
                     if footprints is not None:
-                        off, scale = min(max(abs(ox), abs(oy)), one), one - min(side, one / side)
-                        later = np.float32(i // (h * w))
-                        setback = np.float32(SLACK) * (off + scale) + np.float32(TRUST) * (later / (one + later))
-                        priority = z * (one + setback)
+                        off, scale = min(max(abs(ox), abs(oy)) / np.float32(ASIDE), one), one - min(side, one / side)
+                        priority = z * (one + np.float32(SLACK) * (off + scale))
                     if priority < best[row, column]:  # strictly: ties stay with the lower index
                         best[row, column], index[n, row, column] = priority, i
     return torch.from_numpy(index)

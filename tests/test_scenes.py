@@ -153,16 +153,6 @@ def test_what_was_given_is_told_from_what_was_made():
     assert torch.equal(scenes.given(readouts)[0], readouts[0].visibility)
 
 
-def test_of_one_surface_the_older_token_is_read():
-    view, memory = camera(pose()), LatentGrid(stride=STRIDE, policy="append")
-    wall = torch.full((1, 64, 96), 4.0)
-    memory.write(torch.zeros(1, CHANNELS, *CELLS), wall, view)
-    memory.write(torch.ones(1, CHANNELS, *CELLS), 0.95 * wall, view)  # generated, and hangs a little before it
-    assert not memory.read(view).latents.any() and memory.read(view, trust=0.0).latents.all()
-    memory.write(torch.ones(1, CHANNELS, *CELLS), 0.5 * wall, view)  # something else, in front
-    assert memory.read(view).latents.all()
-
-
 def test_the_loop_finds_what_moves_by_itself_and_masks_that_are_given_count_alone():
     parts = SimpleNamespace(**build_micro())
     size = (32, 48)

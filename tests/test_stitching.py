@@ -10,8 +10,10 @@ from scenes import box_depth
 
 from mirage_nb.baselines import make_memory
 from mirage_nb.cameras import Cameras
+from mirage_nb.grid import LatentGrid
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.presets import build_micro
+from mirage_nb.models.vae import spatial_stride
 from mirage_nb.segments import segment_noise
 from mirage_nb.stitching import (
     STAGES,
@@ -126,28 +128,34 @@ def test_a_batch_equals_its_scenes_one_by_one():
     assert (together[0] - together[1]).abs().mean() > 0.2, "the scenes must differ for this to say anything"
 
 
-def test_the_image_is_remembered_at_more_scales_for_a_camera_that_comes_closer():
+@pytest.mark.parametrize("policy", ["keep_first", "finest"])
+def test_the_image_is_remembered_between_its_cells_for_a_camera_that_looks_from_there(policy):
     parts, image, cameras = models(), images(1), walk(9, "push_in")
-    options = dict(seeds=[3], depth=box_depth(cameras)[None])
+    depth, stride = box_depth(cameras)[None], spatial_stride(parts.vae)
+    encode = frame_encoder(parts.vae)
 
-    def run(scales: int):
-        memory = make_memory("latent")
-        return next(rollout(parts, [memory], image, [cameras], image_scales=scales, **options)), memory
+    def run(shifts: int):
+        memory = LatentGrid(policy=policy)
+        options = dict(seeds=[3], depth=depth, image_shifts=shifts)
+        return next(rollout(parts, [memory], image, [cameras], **options)), memory
 
-    (_, plain), (result, finer), (again, _) = run(1), run(2), run(2)
+    (_, plain), (result, dense), (again, _) = run(1), run(4), run(4)
     h, w = result.latents.shape[-2:]
-    first, second = (finer.footprints[part] for part in (slice(h * w), slice(h * w, None)))
-    assert torch.equal(finer.positions[: h * w], plain.positions[: h * w]), "the image's own tokens come first"
-    half = (second[: 4 * h * w].view(h, 2, w, 2) / first.view(h, 1, w, 1)).flatten()
-    torch.testing.assert_close(half, torch.full_like(half, 0.5), rtol=0.1, atol=0)
-    assert (finer.written[: 5 * h * w] == 0).all(), "all of the first frame, which was given"
-    assert finer.frames == plain.frames and torch.equal(again.frames, result.frames)
-    closer = cameras[:1]
-    closer = Cameras(closer.c2w, closer.intrinsics * closer.intrinsics.new_tensor([2, 2, 1, 1]), closer.size)
-    own, new = (memory.read(closer).offset.abs().amax(1).mean() for memory in (plain, finer))
-    assert new < own / 2, "a lens of twice the focal length finds tokens that fit its cells"
-    with pytest.raises(ValueError, match="image_scales: expected at least 1"):
-        run(0)
+    whole = h * w + 3 * (h * (w - 1) + w * (h - 1)) + 9 * (h - 1) * (w - 1)  # what a shift brings in is no cell's
+    assert torch.equal(dense.positions[: h * w], plain.positions[: h * w]), "the image's own tokens come first"
+    assert (dense.written[:whole] == 0).all() and dense.written[whole:].all(), "all are of the first frame, given"
+    assert dense.frames == plain.frames and dense.policy == policy and torch.equal(again.frames, result.frames)
+    step = stride // 4
+    height, width = image.shape[1:3]
+    between = cameras[:1].crop(step, 3 * step, (height - stride, width - stride))
+    readout = dense.read(between)
+    assert readout.visibility.all() and readout.offset.abs().max() < 1e-3
+    cut = as_pixels(image)[:, :, step:, 3 * step :]
+    moved = torch.nn.functional.pad(cut, (0, 3 * step, 0, step), mode="replicate")
+    torch.testing.assert_close(readout.latents, encode(moved).half()[:, :, : h - 1, : w - 1])
+    assert plain.read(between).offset.abs().max() > 0.2, "without, it reads tokens of other places"
+    with pytest.raises(ValueError, match=f"image_shifts: expected a divisor of {stride}, got 3"):
+        run(3)
 
 
 def test_a_look_ahead_is_remembered_and_leaves_the_video_its_clock():

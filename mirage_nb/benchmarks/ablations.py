@@ -52,13 +52,6 @@ class PaperPoints(LatentGrid):
         return super().read(cameras, size, splats=False)
 
 
-class NoTrust(LatentGrid):
-    """Tokens of one surface compete by how well they fit the cell, whatever their age."""
-
-    def read(self, cameras: Cameras, size: tuple[int, int] | None = None, **_):
-        return super().read(cameras, size, trust=0.0)
-
-
 def variants(encode: Callable[[Tensor], Tensor], stride: int, channels: int) -> dict[str, Callable[[], object]]:
     """Memories to compare, by what is different about them."""
     grid = partial(LatentGrid, stride=stride, channels=channels)
@@ -69,7 +62,6 @@ def variants(encode: Callable[[Tensor], Tensor], stride: int, channels: int) -> 
         "RGB point cloud": partial(make_memory, "rgb", encode, **options),
         "appended, nearest point": partial(PaperPoints, **options),
         "appended, our readout": partial(grid, policy="append"),
-        "no trust in the oldest": partial(NoTrust, **options),
         "finest": partial(grid, policy="finest"),
         "average": partial(grid, policy="average"),
         "strict depth, 5%": partial(grid, tolerance=0.05),

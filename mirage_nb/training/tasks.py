@@ -172,8 +172,7 @@ def remember(
         depth = depth * (1 + 0.02 * bend + 0.02 * draw(1, 1, 1) + 0.01 * draw(len(index), 1, 1)).clamp(0.7, 1.4)
     tokens = tokens + 0.15 * torch.rand((), generator=generator) * draw(*tokens.shape)
     points = lift(tokens, depth, data.cameras(task.room, index), cells)
-    # Here the order of the rows is not that of writing, and no token is older than another.
-    return reproject(points.positions, points.tokens, target, points.footprints, trust=0.0)
+    return reproject(points.positions, points.tokens, target, points.footprints)
 
 
 def beside(data: EncodedWalks, task: Task, references: int, generator: torch.Generator) -> Context:

@@ -20,7 +20,7 @@ WILD, WILD_LEAPS, LARGE = 300_000, 340_000, 380_000  # of the wild rooms: step b
 EVERY = 4  # frames from one frame of a leap to the next
 LOOKAHEAD = 12  # frames that the bundled model looks ahead: three of these steps, of the four that it learns
 TAKES = 8  # of each such view; without a choice some are fog
-IMAGE_SCALES = 2  # at which the first frame is remembered: between its cells, and closer, it is told better
+IMAGE_SHIFTS = 4  # places along a cell's edge at which the first frame is remembered
 
 
 @dataclass
@@ -84,7 +84,7 @@ def train_tiny(folder: str | Path, schedule: Schedule | None = None, seed: int =
     parts = dict(vae=vae, transformer=transformer.eval(), scheduler=build_scheduler(), depth_estimator=depth)
     target = folder / "mirage-tiny"
     if processes().is_main_process:
-        options = dict(references=4, lookahead=LOOKAHEAD, takes=TAKES, image_scales=IMAGE_SCALES)
+        options = dict(references=4, lookahead=LOOKAHEAD, takes=TAKES, image_shifts=IMAGE_SHIFTS)
         _save(MiragePipeline(**options, **parts), target)
     processes().wait_for_everyone()
     return target
