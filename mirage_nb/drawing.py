@@ -45,8 +45,8 @@ def drawn_to(estimate: Tensor, new: Tensor, world: Tensor) -> Tensor:
     """
     frames, new = (x.transpose(1, 2).flatten(0, 1) for x in (estimate, new))
     world = world.repeat_interleave(estimate.shape[2], 0)
+    missing = BLIND * world.shape[1]
     for _ in range(ROUNDS):
-        missing = BLIND * world.shape[1]
         apart = unlike(with_height(frames), with_height(world), REACH, missing).flatten(1, 2)
         cost = apart / (SHARED + apart.amin(1, keepdim=True))
         shifts = (shifted(*one, world.shape[-2:]) for one in zip(cost, new[:, 0]))
