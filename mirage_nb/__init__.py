@@ -15,14 +15,14 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Cameras": "cameras",
-    "camera_path": "trajectories",
+    "camera_path": "paths",
     "lift": "lifting",
-    "LatentGrid": "grid",
+    "LatentGrid": "memory.grid",
     "Readout": "reprojection",
     "reproject": "reprojection",
     "MiragePipeline": "pipeline",
     "MirageOutput": "pipeline",
-    "Room": "worlds.rooms",
+    "Room": "data.rooms.room",
 }
 __all__ = list(_MODULE_OF)
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.data.recordings.rgbd import looks_like_w2c
+from mirage_nb.data.rooms.room import default_intrinsics
 from mirage_nb.lifting import check_depth
-from mirage_nb.worlds.real import looks_like_w2c
-from mirage_nb.worlds.rooms import default_intrinsics
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> str:
@@ -66,7 +66,7 @@ def as_image(image, multiple: int) -> Tensor:
         near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (width, height))
         raise ValueError(
             f"image: width and height must be multiples of {multiple}, got {width}x{height}; the nearest is {near} "
-            "(mirage_nb.worlds.real.centre_crop_resize gets there, intrinsics included)"
+            "(mirage_nb.data.recordings.rgbd.centre_crop_resize gets there, intrinsics included)"
         )
     return image
 

@@ -18,17 +18,17 @@ from torch import Tensor
 
 import mirage_nb
 from mirage_nb import checks
-from mirage_nb.alignment import Fit, fit_report
-from mirage_nb.baselines import RGBPointCloud, make_memory
+from mirage_nb.depth_alignment import Fit, fit_report
+from mirage_nb.memory.baselines import RGBPointCloud, make_memory
 from mirage_nb.models import depth as _depth  # noqa: F401, diffusers loads classes only from modules that are imported
 from mirage_nb.models import text
 from mirage_nb.models import transformer as _transformer  # noqa: F401
 from mirage_nb.models.vae import spatial_stride, temporal_stride, use_frame_kernels
 from mirage_nb.models.wan import WAN, load_wan
+from mirage_nb.paths import actions_to_c2w
 from mirage_nb.runs import TENSORS, Run, digest, draw_seed, model_digest
 from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
-from mirage_nb.trajectories import actions_to_c2w
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8")
 BESIDE = ("references", "preceding", "lookahead", "takes", "image_shifts")

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mirage_nb.grid_io import load_tensors, save_tensors, write_aside
+from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
 
 FORMAT = "mirage-run"
 SEGMENT = "mirage-segment"

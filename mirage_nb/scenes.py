@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
-from mirage_nb.alignment import Fit, align_depth, align_scale
 from mirage_nb.cameras import Cameras
+from mirage_nb.context import Context, choose_references, shared_voxel_size, visible_voxels
+from mirage_nb.depth_alignment import Fit, align_depth, align_scale
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.masking import inconsistent, looked_through, nearest_around, writable
 from mirage_nb.models.vae import spatial_stride, temporal_stride
-from mirage_nb.references import Context, choose_references, shared_voxel_size, visible_voxels
 from mirage_nb.reprojection import Readout
 
 __all__ = ["STAGES", "Clock", "Past", "Scenes", "align_scale", "find_moving"]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirage_nb.alignment import Fit
 from mirage_nb.cameras import Cameras
-from mirage_nb.denoising import denoise, look_ahead
+from mirage_nb.denoising import denoise
+from mirage_nb.depth_alignment import Fit
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.vae import decode, encode, precision, spatial_stride, temporal_stride, visible_latents
 from mirage_nb.reprojection import Readout

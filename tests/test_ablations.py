@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirage_nb.benchmarks.ablations import BilinearDepth, CornerLift, NoEdges, PaperPoints, variants
 from mirage_nb.evaluation import evaluate_rooms
-from mirage_nb.grid import LatentGrid
+from mirage_nb.evaluation.ablations import BilinearDepth, CornerLift, NoEdges, PaperPoints, variants
+from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 from mirage_nb.stitching import frame_encoder
@@ -86,7 +86,7 @@ def test_all_variants_walk():
 def test_every_trained_variant_differs_in_what_its_name_says(tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    from mirage_nb.benchmarks import training
+    from mirage_nb.evaluation import training
     from mirage_nb.training.data import Walks, write_walks
     from mirage_nb.training.encoded import EncodedWalks
 

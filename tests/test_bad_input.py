@@ -13,7 +13,7 @@ from scenes import box_depth, camera, pose
 
 from mirage_nb import LatentGrid, MiragePipeline
 from mirage_nb.models.presets import build_micro
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 SIZE = (32, 48)
 PATH = camera_path("pan_left", 5)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scenes import camera, paint, pose, room_views
 
-from mirage_nb.baselines import CODEC, MEMORIES, NoMemory, RGBPointCloud, as_picture, make_memory
-from mirage_nb.grid import LatentGrid
 from mirage_nb.masking import writable
+from mirage_nb.memory.baselines import CODEC, MEMORIES, NoMemory, RGBPointCloud, as_picture, make_memory
+from mirage_nb.memory.grid import LatentGrid
 
 STRIDE = 8
 

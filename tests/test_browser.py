@@ -21,7 +21,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mirage_nb.notebook_runs import ROOT, find_notebooks, tagged
+from mirage_nb.cli.notebook_runs import ROOT, find_notebooks, tagged
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
@@ -36,7 +36,7 @@ WIDGETS = """
 from diffusers.utils import logging
 from mirage_nb import MiragePipeline, Room
 from mirage_nb.models.presets import bundled_model
-from mirage_nb.widgets import MemoryViewer, Walk
+from mirage_nb.viz.widgets import MemoryViewer, Walk
 logging.disable_progress_bar()
 pipe = MiragePipeline.from_pretrained(str(bundled_model()))
 pipe.set_progress_bar_config(disable=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 SIZE = (24, 40)
 INTRINSICS = torch.tensor([35.0, 30.0, 17.0, 13.5])  # fx != fy, principal point off the centre

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
-from mirage_nb.grid import LatentGrid
-from mirage_nb.inputs import read_input
+from mirage_nb.data.inputs import read_input
+from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 

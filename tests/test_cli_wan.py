@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from tiny_wan import official_branch, official_lora, write_depth, write_wan
 from typer.testing import CliRunner
 
-from mirage_nb import doctor
-from mirage_nb.cli import app
+from mirage_nb.cli import app, doctor
+from mirage_nb.cli.models import choose_model
 from mirage_nb.formats.trajectory_files import load_trajectory
-from mirage_nb.grid import LatentGrid
-from mirage_nb.model_choice import choose_model
+from mirage_nb.memory.grid import LatentGrid
 
 
 @pytest.fixture(scope="module")

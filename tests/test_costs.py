@@ -11,12 +11,12 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from traffic import Traffic
 
-from mirage_nb.baselines import make_memory
 from mirage_nb.benchmarks import predictions
 from mirage_nb.benchmarks.costs import decoder_work, depth_work, encoder_work, layer, transformer_work
 from mirage_nb.benchmarks.paper import WAN22_TRANSFORMER, WAN22_VAE, Scale, cameras_around
 from mirage_nb.benchmarks.rates import Rates, Work, calibrate, interpolated
 from mirage_nb.masking import writable
+from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.presets import TINY_TRANSFORMER
 from mirage_nb.models.transformer import MirageTransformer3DModel

@@ -12,7 +12,7 @@ from PIL import Image
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats.exports import export_run, surface_points
 from mirage_nb.formats.trajectory_files import load_trajectory
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 SIZE, FRAMES = (24, 32), 9
 

@@ -10,7 +10,7 @@ from tiny_wan import write_wan
 from mirage_nb import weights as headers
 from mirage_nb.models.dry_run import dry_run
 from mirage_nb.models.full_size import count, full_size_parts, memory_plan
-from mirage_nb.plots import full_size as plots
+from mirage_nb.viz import full_size as plots
 
 
 @pytest.fixture(scope="module")

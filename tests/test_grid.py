@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scenes import ROOM, camera, pose, random_cameras, room_views
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.grid import FINER, POLICIES, LatentGrid
 from mirage_nb.lifting import lift
-from mirage_nb.voxels import voxel_level
+from mirage_nb.memory.grid import FINER, POLICIES, LatentGrid
+from mirage_nb.memory.voxels import voxel_level
 
 KEEPING = [policy for policy in POLICIES if policy != "append"]
 HERE, TURN = pose(), pose((0.1, 0.0, 0.1), (0.0, 0.25, 0.0))

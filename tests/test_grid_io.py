@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from scenes import camera, pose, room_views
 
-from mirage_nb import grid_io
-from mirage_nb.grid import LatentGrid
-from mirage_nb.voxels import BIAS, block_keys, contains, first_of_each, voxel_keys, voxel_level
+from mirage_nb.memory import io as grid_io
+from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.memory.voxels import BIAS, block_keys, contains, first_of_each, voxel_keys, voxel_level
 
 HERE, TURN = pose(), pose((0.1, 0.0, 0.1), (0.0, 0.25, 0.0))
 

@@ -15,7 +15,7 @@ from mirage_nb import MiragePipeline
 from mirage_nb.models.photo_depth import TransformersDepth
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.wan import make_branch_plain
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 SIZE, FRAMES = (64, 96), 9
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scenes import box_depth, camera, pose, room_views, square_in_front
 
-from mirage_nb.grid import LatentGrid
 from mirage_nb.lifting import cells
 from mirage_nb.masking import depth_edges, inconsistent, seen_through, writable
+from mirage_nb.memory.grid import LatentGrid
 
 STRIDE = 8
 LATENTS = torch.zeros(1, 4, 8, 12)

@@ -126,7 +126,7 @@ def test_control_is_zero_where_memory_is_empty_but_for_rays():
 
 @torch.no_grad()
 def test_control_does_not_depend_on_where_the_world_has_its_origin():
-    from mirage_nb.trajectories import camera_path
+    from mirage_nb.paths import camera_path
 
     path = camera_path("pan_left+push_in", 3)
     shifted = torch.eye(4)

@@ -17,8 +17,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mirage_nb import notebook_runs as runs
-from mirage_nb.notebook_commands import app
-from mirage_nb.notebooks import CHECK, RECORD
+from mirage_nb.cli.notebooks import app
+from mirage_nb.viz.notebook import CHECK, RECORD
 
 ROOT = runs.ROOT
 QUICKSTART = ROOT / "notebooks" / "00_quickstart.ipynb"
@@ -255,7 +255,7 @@ def small(tmp_path: Path, monkeypatch) -> Path:
     source = "x = 2.0 if fast else 9.0\nrecord('size', x, 'dB')\nprint(here)"
     cells = [
         new_code_cell("fast = False", metadata={"tags": ["parameters"]}),
-        new_code_cell(f"from mirage_nb.notebooks import record\nhere = {str(ROOT)!r} + '/a'\n{source}"),
+        new_code_cell(f"from mirage_nb.viz.notebook import record\nhere = {str(ROOT)!r} + '/a'\n{source}"),
     ]
     (tmp_path / "notebooks").mkdir()
     path = tmp_path / "notebooks" / "07_small.ipynb"

@@ -13,10 +13,10 @@ from PIL import ExifTags, Image
 from tiny_wan import write_depth
 
 from mirage_nb import MiragePipeline
-from mirage_nb.alignment import Fit, align_depth, fit_report, robust_line
+from mirage_nb.data.photos import read_photo
+from mirage_nb.depth_alignment import Fit, align_depth, fit_report, robust_line
 from mirage_nb.models.photo_depth import TransformersDepth
 from mirage_nb.models.presets import build_micro
-from mirage_nb.photos import read_photo
 
 
 def photo(path, size=(600, 400), orientation=1, **tags):

@@ -11,7 +11,7 @@ import torch
 
 from mirage_nb import LatentGrid, MiragePipeline, runs
 from mirage_nb.models.presets import build_micro
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 SIZE = (32, 48)
 
@@ -85,7 +85,7 @@ def test_the_report_is_json_and_tells_of_every_segment(single):
 
 
 def test_keystrokes_and_the_path_they_spell_are_the_same(single):
-    from mirage_nb.trajectories import actions_to_c2w
+    from mirage_nb.paths import actions_to_c2w
 
     by_keys = call(single, c2w=None, action="w-3,j-3")
     by_path = call(single, c2w=actions_to_c2w("w-3,j-3"))

@@ -11,11 +11,11 @@ import torch
 from matplotlib.colors import to_rgb
 from scenes import camera, pose, room_views
 
-from mirage_nb import plots
-from mirage_nb.grid import LatentGrid
-from mirage_nb.plots.grids import LEVEL_COLOURS
-from mirage_nb.plots.stages import MARK
-from mirage_nb.video import COLOURS
+from mirage_nb import viz as plots
+from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.viz.grids import LEVEL_COLOURS
+from mirage_nb.viz.stages import MARK
+from mirage_nb.viz.video import COLOURS
 
 RED = torch.tensor([[250, 10, 20]], dtype=torch.uint8)
 BLUE = torch.tensor([[20, 30, 250]], dtype=torch.uint8)
@@ -141,7 +141,7 @@ def test_without_a_display_the_viewer_says_so_and_loads_nothing(monkeypatch, hea
     if not headless and not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells whether it has a display")
     code = (
-        "import sys; from mirage_nb.plots import open_viewer; from mirage_nb.grid import LatentGrid\n"
+        "import sys; from mirage_nb.viz import open_viewer; from mirage_nb.memory.grid import LatentGrid\n"
         "assert 'no display' in open_viewer(LatentGrid()) and 'open3d' not in sys.modules"
     )
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.data.clip import Clip
+from mirage_nb.data.recordings.pose_scale import pose_scale, scaled, with_estimated_depth
+from mirage_nb.data.recordings.posed_video import read_posed_video
+from mirage_nb.data.recordings.rgbd import read_rgbd
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.formats.exports import export_run
 from mirage_nb.formats.trajectory_files import save_trajectory
 from mirage_nb.training.data import Walks, import_recordings
-from mirage_nb.video import mp4_bytes
-from mirage_nb.worlds.clip import Clip
-from mirage_nb.worlds.pose_scale import pose_scale, scaled, with_estimated_depth
-from mirage_nb.worlds.posed_video import read_posed_video
-from mirage_nb.worlds.real import read_rgbd
-from mirage_nb.worlds.rooms import Room
+from mirage_nb.viz.video import mp4_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)

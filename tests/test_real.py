@@ -10,9 +10,21 @@ import torch
 from PIL import Image
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.trajectories import camera_path
-from mirage_nb.worlds.real import centre_crop_resize, depth_agreement, looks_like_w2c, read_posed_photo, read_rgbd
-from mirage_nb.worlds.registration import SEVEN_SCENES, SEVEN_SCENES_DEPTH, Registration, register, unregistered
+from mirage_nb.data.recordings.registration import (
+    SEVEN_SCENES,
+    SEVEN_SCENES_DEPTH,
+    Registration,
+    register,
+    unregistered,
+)
+from mirage_nb.data.recordings.rgbd import (
+    centre_crop_resize,
+    depth_agreement,
+    looks_like_w2c,
+    read_posed_photo,
+    read_rgbd,
+)
+from mirage_nb.paths import camera_path
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason="no real data at ../shared/real")

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import box_depth, camera, pose
 
-from mirage_nb.baselines import make_memory
 from mirage_nb.cameras import Cameras
+from mirage_nb.context import LEAST_OVERLAP, Context, choose_references, overlap, shared_voxel_size, visible_voxels
+from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.presets import build_micro
-from mirage_nb.references import LEAST_OVERLAP, Context, choose_references, overlap, shared_voxel_size, visible_voxels
+from mirage_nb.paths import camera_path
 from mirage_nb.segments import segment_noise
 from mirage_nb.stitching import rollout
-from mirage_nb.trajectories import camera_path
 
 SIZE = (32, 48)
 SETS = st.sets(st.integers(-50, 50), max_size=30)

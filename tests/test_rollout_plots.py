@@ -10,17 +10,17 @@ import torch
 from matplotlib.colors import to_rgb
 from scenes import box_depth
 
-from mirage_nb import plots
-from mirage_nb.baselines import make_memory
+from mirage_nb import viz as plots
 from mirage_nb.cameras import Cameras
+from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import temporal_stride
-from mirage_nb.plots.rollouts import MASKED, TINT
+from mirage_nb.paths import camera_path
 from mirage_nb.reprojection import Readout
 from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import rollout
-from mirage_nb.trajectories import camera_path
-from mirage_nb.video import PAPER
+from mirage_nb.viz.rollouts import MASKED, TINT
+from mirage_nb.viz.video import PAPER
 
 SIZE = (32, 48)
 

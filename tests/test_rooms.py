@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.trajectories import camera_path
-from mirage_nb.worlds import raycast
-from mirage_nb.worlds.raycast import BOX, CYLINDER, SPHERE, Primitives
-from mirage_nb.worlds.rooms import CLEARANCE, Room, default_intrinsics, view
+from mirage_nb.data.rooms import raycast
+from mirage_nb.data.rooms.raycast import BOX, CYLINDER, SPHERE, Primitives
+from mirage_nb.data.rooms.room import CLEARANCE, Room, default_intrinsics, view
+from mirage_nb.paths import camera_path
 
 
 def look(room: Room, size=(48, 64), frames: int = 1) -> Cameras:

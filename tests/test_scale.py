@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import camera, pose, random_cameras, room_views
 
-from mirage_nb import blocks, culling, spill
+from mirage_nb import spill
 from mirage_nb.benchmarks.measure import one_thread
 from mirage_nb.benchmarks.readout import cloud, fill, new_grid, plain_readout, views
-from mirage_nb.grid import POLICIES, LatentGrid
+from mirage_nb.memory import blocks, culling
+from mirage_nb.memory.grid import POLICIES, LatentGrid
+from mirage_nb.memory.voxels import voxel_keys
 from mirage_nb.reprojection import reproject
-from mirage_nb.voxels import voxel_keys
 
 FIELDS = ("latents", "visibility", "depth", "offset", "index")
 COLUMNS = ("positions", "tokens", "footprints", "written", "views")
@@ -247,7 +248,7 @@ PEAK = """
 import resource, sys, torch
 from mirage_nb.benchmarks.measure import one_thread
 from mirage_nb.benchmarks.readout import cloud, fill, views
-from mirage_nb.grid import LatentGrid
+from mirage_nb.memory.grid import LatentGrid
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 cameras, (positions, footprints) = views(), cloud("in view", 20000)

@@ -9,9 +9,9 @@ from scenes import box_depth, camera, pose, square_in_front
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.evaluation import ghosts
-from mirage_nb.grid import LatentGrid
 from mirage_nb.lifting import cells
 from mirage_nb.masking import nearest_around, seen_through, writable
+from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.presets import build_micro
 from mirage_nb.scenes import WINDOW, Clock, Past, Scenes, find_moving
 from mirage_nb.stitching import rollout

@@ -8,12 +8,13 @@ import pytest
 import torch
 from scenes import box_depth
 
-from mirage_nb.baselines import make_memory
 from mirage_nb.cameras import Cameras
-from mirage_nb.grid import LatentGrid
+from mirage_nb.memory.baselines import make_memory
+from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import spatial_stride
+from mirage_nb.paths import camera_path
 from mirage_nb.segments import segment_noise
 from mirage_nb.stitching import (
     STAGES,
@@ -24,7 +25,6 @@ from mirage_nb.stitching import (
     new_frames_per_segment,
     rollout,
 )
-from mirage_nb.trajectories import camera_path
 
 SIZE = (32, 48)
 

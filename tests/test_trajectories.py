@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.trajectories import MOVES, actions_to_c2w, camera_path, there_and_back
+from mirage_nb.paths import MOVES, actions_to_c2w, camera_path, there_and_back
 
 EVERY_PATH = [*MOVES, "pan_left+push_in", "orbit_right+pull_out", "pan_left,push_in,move_right"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats.trajectory_files import FORMATS, load_trajectory, save_trajectory
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 # One known camera, for every format: it stands at (1, 2, 3) and looks along the world's +x (90 degrees to the right).
 KNOWN = torch.tensor([[0, 0, 1, 1], [0, 1, 0, 2], [-1, 0, 0, 3], [0, 0, 0, 1]], dtype=torch.float32)

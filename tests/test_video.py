@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mirage_nb import video
+from mirage_nb.viz import video
 
 
 def gradient_frames(count=5, height=40, width=56) -> torch.Tensor:

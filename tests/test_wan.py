@@ -12,8 +12,8 @@ from tiny_wan import Int8Linear, wan_backbone, write_wan
 
 from mirage_nb import MiragePipeline
 from mirage_nb.models.transformer import MirageTransformer3DModel
+from mirage_nb.paths import camera_path
 from mirage_nb.segments import segment_noise
-from mirage_nb.trajectories import camera_path
 
 SIZE, FRAMES = (64, 96), 33
 PROMPT, NEGATIVE = "a room with red chairs", "blurry"
@@ -227,7 +227,7 @@ def test_another_kind_of_model_is_refused(theirs, folder, tmp_path):
 
 
 def test_too_little_memory_is_told_before_loading(theirs, folder, monkeypatch):
-    from mirage_nb import weights
+    from mirage_nb.models import weights
 
     monkeypatch.setattr(weights, "free_memory", lambda: 1000)
     with pytest.raises(ValueError, match="model: loading .* GiB of main memory") as error:

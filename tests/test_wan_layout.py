@@ -9,7 +9,7 @@ from tiny_wan import write_wan
 from mirage_nb import MiragePipeline
 from mirage_nb.models import vae as vaes
 from mirage_nb.models.vae import visible_latents
-from mirage_nb.trajectories import camera_path
+from mirage_nb.paths import camera_path
 
 SIZE = (64, 96)
 

@@ -13,18 +13,18 @@ from PIL import Image
 
 from mirage_nb import LatentGrid
 from mirage_nb.cameras import Cameras
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.formats.trajectory_writers import WRITERS
-from mirage_nb.widgets import (
+from mirage_nb.viz.widgets import (
     PathEditor,
     Walk,
     measure_steps,
     steps_curve,
 )
-from mirage_nb.widgets.path_editor import CLEARANCE
-from mirage_nb.widgets.paths import Move, compose, through, turned, yaw_of
-from mirage_nb.widgets.walk import KEYS
-from mirage_nb.worlds.rooms import Room
+from mirage_nb.viz.widgets.path_editor import CLEARANCE
+from mirage_nb.viz.widgets.paths import Move, compose, through, turned, yaw_of
+from mirage_nb.viz.widgets.walk import KEYS
 from tests.scenes import camera, pose
 from tests.widget_tools import SIZE, image, is_shown, rows_of, same, scene
 

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mirage_nb import LatentGrid
-from mirage_nb.video import latent_colours
-from mirage_nb.widgets import (
+from mirage_nb.viz.video import latent_colours
+from mirage_nb.viz.widgets import (
     Compare,
     MemoryViewer,
     live,
     show,
 )
-from mirage_nb.widgets.memory_viewer import pca_colours
+from mirage_nb.viz.widgets.memory_viewer import pca_colours
 from tests.scenes import room_views
 from tests.widget_tools import VIEW, is_shown, scene
 
@@ -81,7 +81,7 @@ def test_live_names_a_slider_that_is_none(spec):
 
 def test_show_gives_any_widget_a_picture(monkeypatch):
     shown = []
-    monkeypatch.setattr("mirage_nb.widgets.base.display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr("mirage_nb.viz.widgets.base.display", lambda data, raw: shown.append(data))
     show(ipywidgets.IntSlider(), Image.new("RGB", (9, 9)))
     assert {VIEW, "image/png", "text/plain"} == set(shown[0])
     with pytest.raises(TypeError, match="^picture: expected"):

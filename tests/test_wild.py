@@ -7,11 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
+from mirage_nb.data.rooms.room import CLEARANCE, Room
+from mirage_nb.data.rooms.wild import handheld
 from mirage_nb.models.presets import build_micro
 from mirage_nb.training.data import Walks, write_walks
 from mirage_nb.training.encoded import EncodedWalks, encode_walks
-from mirage_nb.worlds.rooms import CLEARANCE, Room
-from mirage_nb.worlds.wild import handheld
 
 
 def test_a_wild_room_has_the_geometry_of_the_room_and_other_surfaces():

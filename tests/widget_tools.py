@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mirage_nb.grid import LatentGrid
-from mirage_nb.trajectories import camera_path
+from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.paths import camera_path
 from tests.scenes import camera, room_views
 
 SIZE = (32, 48)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from mirage_nb.baselines import make_memory
 from mirage_nb.evaluation import psnr, there_and_back_room
+from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.vae import spatial_stride
 from mirage_nb.stitching import rollout
 

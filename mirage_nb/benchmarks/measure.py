@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mirage_nb.grid_io import write_aside
+from mirage_nb.memory.io import write_aside
 
 
 def timer_of(device: torch.device) -> Callable[[], float]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.evaluation import ghosts, psnr, summary
-from mirage_nb.grid import LatentGrid
+from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.vae import spatial_stride
 from mirage_nb.scenes import Clock, Scenes
 from mirage_nb.stitching import as_pixels, frame_encoder, new_frames_per_segment, rollout
-from mirage_nb.worlds.rooms import Room
 
 MASKS = ("found by geometry", "exact", "none")
 METRICS = ("psnr_to_truth", "psnr_ghosts", "ghost_tokens")

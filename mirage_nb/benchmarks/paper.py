@@ -14,15 +14,15 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from mirage_nb.baselines import CODEC, as_picture, make_memory
 from mirage_nb.benchmarks.measure import Peak, Results, measured, one_thread, timer_of
 from mirage_nb.benchmarks.race import MEMORIES
 from mirage_nb.cameras import Cameras
+from mirage_nb.data.rooms.room import Room, default_intrinsics
 from mirage_nb.masking import writable
+from mirage_nb.memory.baselines import CODEC, as_picture, make_memory
 from mirage_nb.models.vae import decode, encode, temporal_stride, use_frame_kernels
+from mirage_nb.paths import camera_path
 from mirage_nb.stitching import as_pixels, denoise
-from mirage_nb.trajectories import camera_path
-from mirage_nb.worlds.rooms import Room, default_intrinsics
 
 # The configuration of the VAE that Wan2.2-TI2V-5B comes with; the latents' statistics are left at 0 and 1.
 WAN22_VAE = dict(

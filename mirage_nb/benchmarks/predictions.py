@@ -14,14 +14,14 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from mirage_nb.baselines import CODEC
 from mirage_nb.benchmarks.costs import HALF, decoder_work, depth_work, encoder_work, transformer_work
 from mirage_nb.benchmarks.rates import Rates, Work
 from mirage_nb.cameras import Cameras
+from mirage_nb.data.rooms.room import Room, default_intrinsics
+from mirage_nb.memory.baselines import CODEC
 from mirage_nb.models.vae import spatial_stride, temporal_stride
 from mirage_nb.reprojection import CHUNK
 from mirage_nb.stitching import new_frames_per_segment
-from mirage_nb.worlds.rooms import Room, default_intrinsics
 
 DEPTH = 3.0  # metres to what is seen in a room
 TOKEN_BYTES = 28  # of a token beside its channels: position 12; footprint, time, views and order 4 each

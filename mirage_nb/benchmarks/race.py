@@ -12,13 +12,13 @@ from contextlib import contextmanager
 import torch
 
 from mirage_nb import scenes
-from mirage_nb.baselines import make_memory
 from mirage_nb.benchmarks.measure import Peak, Results, one_thread, spread, timer_of
+from mirage_nb.data.clip import Clip
 from mirage_nb.evaluation import closed_loop_psnr, psnr, there_and_back_room
+from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.vae import spatial_stride, temporal_stride
 from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
-from mirage_nb.worlds.clip import Clip
 
 MEMORIES = ("latent", "append", "rgb_capped", "rgb", "none")
 STAGES = ("read", "encode", "denoise", "decode", "depth", "write")

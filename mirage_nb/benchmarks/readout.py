@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mirage_nb.benchmarks.measure import one_thread
 from mirage_nb.cameras import Cameras
-from mirage_nb.grid import LatentGrid
+from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.memory.voxels import voxel_keys
 from mirage_nb.reprojection import NEAR, Readout, project
-from mirage_nb.voxels import voxel_keys
 
 # The paper's: 9 latent frames of 704 x 1280 pixels a chunk, 64 degrees across.
 VIEWS, SIZE, STRIDE, CHANNELS, FOCAL = 9, (44, 80), 16, 48, 64.0  # the focal length in cells

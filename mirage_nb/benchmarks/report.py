@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirage_nb.benchmarks.race import PUBLISHED, PUBLISHED_RATIOS, QUANTITIES, STAGES, ratios, summarise
-from mirage_nb.grid_io import write_aside
-from mirage_nb.video import title_of
+from mirage_nb.memory.io import write_aside
+from mirage_nb.viz.video import title_of
 
 CONDITIONING = ("read", "encode")  # from the memory to what the generator is shown
 CHUNK = 5  # the chunk of the tables, the last one that was published
@@ -235,8 +235,8 @@ def update_readme(path: str | Path, block: str) -> bool:
 
 def save_report(out: Path, report: dict) -> list[Path]:
     """Write race-SCALE.json, .csv and .png into a folder; returns their paths."""
-    from mirage_nb.plots.race import race_picture
-    from mirage_nb.video import write_png
+    from mirage_nb.viz.race import race_picture
+    from mirage_nb.viz.video import write_png
 
     stem = Path(out) / f"race-{report['scale']}"
     write_aside(stem.with_suffix(".json"), (json.dumps(report, indent=1) + "\n").encode())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.grid_io import write_aside
+from mirage_nb.memory.io import write_aside
 
 # model id -> (name, number of parameters); those with one focal length first in the parameters
 _MODELS = {

@@ -20,7 +20,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats.colmap import write_colmap
 from mirage_nb.formats.trajectory_writers import FRAME, nerfstudio_content
-from mirage_nb.grid_io import write_aside
+from mirage_nb.memory.io import write_aside
 
 FORMATS = ("nerfstudio", "colmap")
 POINTS = 200_000  # what a splat is usually started from, at most

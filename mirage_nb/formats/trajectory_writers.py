@@ -12,7 +12,7 @@ import torch
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats.colmap import matrix_to_quaternion, write_colmap
 from mirage_nb.formats.trajectory_formats import OPENGL
-from mirage_nb.grid_io import write_aside
+from mirage_nb.memory.io import write_aside
 
 FRAME = "frame_{:05d}.png"
 

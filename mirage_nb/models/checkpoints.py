@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mirage_nb.grid_io import write_aside
+from mirage_nb.memory.io import write_aside
 
 _PREFIX = re.compile(r"^(?:pipe\.|dit\.|vace\.|model\.|diffusion_model\.|base_model\.model\.|transformer\.)+")
 # (official, ours) of what follows `blocks.N.` or `vace_blocks.N.`

@@ -182,7 +182,7 @@ def _index(source: str) -> dict:
 
 def _check_memory(folder: Path, torch_dtype: torch.dtype | dict) -> None:
     """Raise before the kernel ends the process: all weights pass through main memory."""
-    from mirage_nb.weights import folder_bytes, free_memory
+    from mirage_nb.models.weights import folder_bytes, free_memory
 
     dtype = torch_dtype.get("default", torch.float32) if isinstance(torch_dtype, dict) else torch_dtype
     need, free = folder_bytes(folder, dtype), free_memory()

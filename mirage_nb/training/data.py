@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.data.clip import Clip
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.stitching import as_pixels
-from mirage_nb.worlds.clip import Clip
-from mirage_nb.worlds.rooms import Room
 
 ROOMS_PER_SHARD = 16
 HELD_OUT = 900_000  # seeds from here on are never trained on
@@ -194,9 +194,9 @@ def _recorded_walks(source: str, num_frames: int, size, depth_model) -> tuple[li
     Raises:
         ValueError, OSError: why there are none.
     """
-    from mirage_nb.worlds.pose_scale import with_estimated_depth
-    from mirage_nb.worlds.posed_video import read_posed_video
-    from mirage_nb.worlds.real import read_rgbd
+    from mirage_nb.data.recordings.pose_scale import with_estimated_depth
+    from mirage_nb.data.recordings.posed_video import read_posed_video
+    from mirage_nb.data.recordings.rgbd import read_rgbd
 
     note = ""
     if has_depth(source):

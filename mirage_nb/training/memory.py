@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mirage_nb.context import Context
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import surprise
-from mirage_nb.references import Context
 from mirage_nb.training.data import device_of
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.tasks import Task, beside, draw_task, following, remember, spoil

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mirage_nb.context import Context, choose_references, shared_voxel_size, visible_voxels
 from mirage_nb.lifting import lift
-from mirage_nb.references import Context, choose_references, shared_voxel_size, visible_voxels
 from mirage_nb.reprojection import Readout, reproject
 from mirage_nb.training.encoded import EncodedWalks
 

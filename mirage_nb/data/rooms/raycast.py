@@ -1,0 +1,253 @@
+"""A vectorised ray caster for boxes, upright cylinders and spheres, in plain torch (CPU or GPU).
+
+The image is cut into square tiles. Primitives outside a tile's frustum are dropped, then in round k every tile
+intersects its rays with its k-th candidate: the work follows what a tile sees, not what the room holds.
+Rays have camera-space z = 1, so that the ray parameter of a hit *is* its z-depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.data.rooms.textures import SIZE, TEXEL
+
+BOX, CYLINDER, SPHERE = 0, 1, 2
+TILE = 16  # pixels along the edge of a tile
+NEAR = 0.02  # metres
+# The first sample is the pixel's centre and gives depth and masks; colour is the mean of the 2x2 others.
+SAMPLES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+
+
+@dataclass
+class Primitives:
+    """P primitives. World axes: x right, y down, z forward; metres; the floor is y = 0.
+
+    `half` holds half extents (for cylinders radius, half height, radius; for spheres the radius thrice), `yaw` turns a
+    box about the vertical, `texture` indexes the room's textures (-1: sky), `fitted` says that the texture is a
+    picture of a whole face, `shell` marks walls, floors and ceilings, `motion` is the amplitude of a swing
+    (0 = static).
+    """
+
+    kind: Tensor
+    centre: Tensor
+    half: Tensor
+    yaw: Tensor
+    texture: Tensor
+    fitted: Tensor
+    shell: Tensor
+    motion: Tensor
+    phase: Tensor
+
+    def at(self, time: float) -> Primitives:
+        """The scene at a time in frames: bodies swing along `motion` with a period of 60 frames."""
+        swing = torch.sin(self.phase + time * (2 * torch.pi / 60.0))
+        return replace(self, centre=self.centre + self.motion * swing[:, None])
+
+    def to(self, device) -> Primitives:
+        return Primitives(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @property
+    def moving(self) -> Tensor:
+        return self.motion.abs().amax(1) > 0
+
+    @property
+    def box_extent(self) -> Tensor:
+        """(P, 3) half extents of the axis-aligned bounds."""
+        c, s = self.yaw.cos().abs(), self.yaw.sin().abs()
+        hx, hy, hz = self.half.unbind(1)
+        return torch.stack([c * hx + s * hz, hy, s * hx + c * hz], 1)
+
+    def distance(self, points: Tensor) -> Tensor:
+        """(Q,) distance in metres from points (Q, 3) to the nearest static surface, negative inside."""
+        static = ~self.moving
+        local = points[:, None] - self.centre[static]
+        c, s = self.yaw[static].cos(), self.yaw[static].sin()
+        x, y, z = local.unbind(-1)
+        local = torch.stack([c * x - s * z, y, s * x + c * z], -1)
+        excess = local.abs() - self.half[static]
+        box = excess.clamp(min=0).norm(dim=-1) + excess.amax(-1).clamp(max=0)
+        radius, height = self.half[static, 0], self.half[static, 1]
+        side = torch.stack([local[..., [0, 2]].norm(dim=-1) - radius, local[..., 1].abs() - height], -1)
+        cylinder = side.clamp(min=0).norm(dim=-1) + side.amax(-1).clamp(max=0)
+        sphere = local.norm(dim=-1) - radius
+        kind = self.kind[static]
+        return torch.where(kind == BOX, box, torch.where(kind == CYLINDER, cylinder, sphere)).amin(1)
+
+
+def _box(o: tuple, d: tuple, half: Tensor) -> Tensor:
+    near, far = None, None
+    for axis in range(3):
+        inverse = 1 / torch.where(d[axis].abs() < 1e-9, 1e-9, d[axis])
+        middle, reach = -o[axis] * inverse, half[:, axis : axis + 1] * inverse.abs()
+        low, high = middle - reach, middle + reach
+        near = low if near is None else torch.maximum(near, low)
+        far = high if far is None else torch.minimum(far, high)
+    return torch.where((near < far) & (near > NEAR), near, torch.inf)
+
+
+def _sphere(o: tuple, d: tuple, half: Tensor) -> Tensor:
+    a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
+    b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2]
+    c = o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - half[:, :1] ** 2
+    disc = b * b - a * c
+    t = (-b - disc.clamp(min=0).sqrt()) / a
+    return torch.where((disc > 0) & (t > NEAR), t, torch.inf)
+
+
+def _cylinder(o: tuple, d: tuple, half: Tensor) -> Tensor:
+    a = (d[0] * d[0] + d[2] * d[2]).clamp(min=1e-9)
+    b = o[0] * d[0] + o[2] * d[2]
+    c = o[0] * o[0] + o[2] * o[2] - half[:, :1] ** 2
+    disc = b * b - a * c
+    root = disc.clamp(min=0).sqrt()
+    height = half[:, 1:2]
+    inverse = 1 / torch.where(d[1].abs() < 1e-9, 1e-9, d[1])
+    middle, reach = -o[1] * inverse, height * inverse.abs()
+    near = torch.maximum((-b - root) / a, middle - reach)
+    far = torch.minimum((-b + root) / a, middle + reach)
+    return torch.where((disc > 0) & (near < far) & (near > NEAR), near, torch.inf)
+
+
+_INTERSECT = {BOX: _box, CYLINDER: _cylinder, SPHERE: _sphere}
+
+
+def tile_rays(cameras: Cameras) -> Tensor:
+    """(N, rows, columns, TILE, TILE, S, 3) world directions of all samples, tiles padded beyond the image's edge."""
+    height, width = cameras.size
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    device = cameras.c2w.device
+    offsets = torch.tensor(SAMPLES, device=device)
+    fx, fy, cx, cy = (p[:, None, None] for p in cameras.intrinsics.unbind(1))
+    x = (torch.arange(columns * TILE, device=device)[:, None] + offsets[:, 0] - cx) / fx  # (N, W, S)
+    y = (torch.arange(rows * TILE, device=device)[:, None] + offsets[:, 1] - cy) / fy
+    n = len(cameras)
+    x = x.view(n, 1, columns, 1, TILE, -1).expand(-1, rows, -1, TILE, -1, -1)
+    y = y.view(n, rows, 1, TILE, 1, len(SAMPLES)).expand(-1, -1, columns, -1, TILE, -1)
+    rotation = cameras.c2w[:, :3, :3].view(n, 1, 1, 1, 1, 1, 3, 3)
+    # The sum is written out: a matmul of this shape would be many tiny ones.
+    return torch.stack([rotation[..., i, 0] * x + rotation[..., i, 1] * y + rotation[..., i, 2] for i in range(3)], -1)
+
+
+def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest hits of tiled rays.
+
+    Args:
+        origins: (K, 3), one a tile. directions: (K, TILE, TILE, S, 3).
+
+    Returns:
+        z-depth (K, R), infinite where nothing is hit, and the index of the primitive (K, R).
+    """
+    visible = _in_frustum(scene, origins, directions)
+    rays = directions.flatten(1, 3)
+    dx, dy, dz = (c.contiguous() for c in rays.unbind(-1))
+    best = torch.full_like(dx, torch.inf)
+    winner = torch.zeros_like(dx, dtype=torch.long)
+    for kind, intersect in _INTERSECT.items():
+        members = (scene.kind == kind).nonzero()[:, 0]
+        if not len(members):
+            continue
+        seen = visible[:, members]
+        counts = seen.sum(1)
+        order = members[seen.int().argsort(dim=1, descending=True, stable=True)]
+        for k in range(int(counts.max()) if len(counts) else 0):
+            tiles = (counts > k).nonzero()[:, 0]
+            which = order[tiles, k]
+            cos, sin = scene.yaw[which].cos()[:, None], scene.yaw[which].sin()[:, None]
+            ox, oy, oz = (origins[tiles] - scene.centre[which]).unsqueeze(-1).unbind(1)
+            x, y, z = dx[tiles], dy[tiles], dz[tiles]
+            o = (cos * ox - sin * oz, oy, sin * ox + cos * oz)
+            d = (cos * x - sin * z, y, sin * x + cos * z)
+            t = intersect(o, d, scene.half[which])
+            nearer = t < best[tiles]
+            best[tiles] = torch.where(nearer, t, best[tiles])
+            winner[tiles] = torch.where(nearer, which[:, None], winner[tiles])
+    return best, winner
+
+
+def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tensor:
+    """(K, P) which primitives' bounds meet each tile's frustum (conservative)."""
+    last = TILE - 1
+    corners = torch.stack([directions[:, i, j, 0] for i, j in ((0, 0), (0, last), (last, last), (last, 0))], 1)
+    middle = corners.mean(1, keepdim=True)
+    corners = middle + (corners - middle) * 1.1  # the samples lie up to half a pixel beyond the corner pixels' centres
+    normals = torch.linalg.cross(corners, corners.roll(-1, 1))
+    normals = torch.cat([normals, middle], 1)  # four sides and the view direction
+    offset = scene.centre[None] - origins[:, None]
+    distance = torch.einsum("kni,kpi->knp", normals, offset)
+    reach = torch.einsum("kni,pi->knp", normals.abs(), scene.box_extent)
+    return (distance + reach >= 0).all(1)
+
+
+@dataclass
+class Lighting:
+    """One soft sun and one lamp; `floor` (Z, X) darkens the floor beneath furniture, 5 cm a cell from `corner`."""
+
+    sun: Tensor
+    lamp: Tensor
+    ambient: float
+    floor: Tensor
+    corner: Tensor
+
+
+def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, rays: Tensor, index: Tensor) -> Tensor:
+    """Colours (R, 3) in [0, 1] of hit points (R, 3)."""
+    kind, half, yaw = scene.kind[index], scene.half[index], scene.yaw[index]
+    x, y, z = (points - scene.centre[index]).unbind(1)
+    cos, sin = yaw.cos(), yaw.sin()
+    local = torch.stack([cos * x - sin * z, y, sin * x + cos * z], 1)
+    ratio = local.abs() / half
+    axis = ratio.argmax(1)
+    normal = torch.nn.functional.one_hot(axis, 3) * local.sign()
+    radial = local * local.new_tensor([1.0, 0.0, 1.0])
+    body = torch.where((kind == SPHERE)[:, None], local, radial) / half[:, :1]
+    cap = (kind == CYLINDER) & (ratio[:, 1] > 0.999)
+    normal = torch.where(((kind != BOX) & ~cap)[:, None], body, normal)
+    normal = torch.where(cap[:, None], local.sign() * local.new_tensor([0.0, 1.0, 0.0]), normal)
+    nx, ny, nz = normal.unbind(1)
+    normal = torch.stack([cos * nx + sin * nz, ny, cos * nz - sin * nx], 1)
+
+    # Texture coordinates: the two axes along the face; on round bodies a cheap slanted projection.
+    along = torch.where(axis == 0, 2, 0)
+    upward = torch.where(axis == 1, 2, 1)
+    u, v = local.gather(1, along[:, None])[:, 0], local.gather(1, upward[:, None])[:, 0]
+    hu, hv = half.gather(1, along[:, None])[:, 0], half.gather(1, upward[:, None])[:, 0]
+    round_body = kind != BOX
+    mu, mv = torch.where(round_body, local[:, 0] + 0.6 * local[:, 2], u), torch.where(round_body, local[:, 1], v)
+    fitted = scene.fitted[index] & ~round_body
+    tu = torch.where(fitted, (u / hu * 0.5 + 0.5) * (SIZE - 1), mu / TEXEL + SIZE * 8)
+    tv = torch.where(fitted, (v / hv * 0.5 + 0.5) * (SIZE - 1), mv / TEXEL + SIZE * 8)
+    texel = _mirror(tv) * SIZE + _mirror(tu)
+    texture = scene.texture[index]
+    albedo = textures.flatten(1, 2).flatten(0, 1)[texture.clamp(min=0) * SIZE * SIZE + texel]
+
+    # Light: ambient, a soft sun, a lamp, and darkening towards the edges of the room's shell.
+    lit = light.ambient + (1 - light.ambient) * (normal @ light.sun).clamp(-0.3, 1)
+    lit = lit * (0.78 + 0.34 / (1 + ((points - light.lamp) ** 2).sum(1) / 6.0))
+    edges = (1 - 0.3 * torch.exp((u.abs() - hu) / 0.22)) * (1 - 0.3 * torch.exp((v.abs() - hv) / 0.22))
+    lit = torch.where(scene.shell[index], lit * edges, lit * (1 - 0.25 * torch.exp(points[:, 1].clamp(max=0) / 0.2)))
+    cell = ((points[:, [2, 0]] - light.corner) / 0.05).long()
+    cell[:, 0].clamp_(0, light.floor.shape[0] - 1)
+    cell[:, 1].clamp_(0, light.floor.shape[1] - 1)
+    on_floor = points[:, 1] > -0.03
+    lit = torch.where(on_floor, lit * light.floor[cell[:, 0], cell[:, 1]], lit)
+    colour = albedo * lit[:, None]
+    return torch.where((texture < 0)[:, None], sky(rays), colour).clamp(0, 1)
+
+
+def sky(rays: Tensor) -> Tensor:
+    """A pale gradient with soft clouds, by direction alone: the sky is infinitely far."""
+    d = torch.nn.functional.normalize(rays, dim=1)
+    height = (-d[:, 1]).clamp(-0.2, 1)[:, None]
+    cloud = (torch.sin(d[:, 0] * 7 + 3 * d[:, 2]) * torch.sin(d[:, 2] * 6 - d[:, 1] * 9))[:, None] * 0.04
+    low, high = rays.new_tensor([0.86, 0.90, 0.93]), rays.new_tensor([0.48, 0.66, 0.86])
+    return low + (high - low) * (height + 0.2) / 1.2 + cloud
+
+
+def _mirror(t: Tensor) -> Tensor:
+    """Texel index (R,) of a coordinate: the texture is repeated in mirror images, so that no seam shows."""
+    t = t.floor().long() % (2 * SIZE)
+    return torch.where(t < SIZE, t, 2 * SIZE - 1 - t)

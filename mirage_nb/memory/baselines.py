@@ -1,0 +1,232 @@
+"""What others remember with, behind the contract of `LatentGrid`: an RGB point cloud, or nothing."""
+
+from __future__ import annotations
+
+import difflib
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.lifting import at_latent_size, cells, check_depth, depth_to_latent, latent_stride, lift
+from mirage_nb.memory import io as grid_io
+from mirage_nb.memory.grid import LatentGrid, latent_cameras
+from mirage_nb.reprojection import Readout, reproject
+
+SLACK = 0.05  # pixels are small: the depth test can be stricter than on latent cells
+
+
+class NoMemory:
+    """A memory that forgets everything: every readout is empty.
+
+    Args:
+        stride, channels: of the latents; by default those of the first write.
+    """
+
+    FORMAT = "mirage-no-memory"
+
+    def __init__(self, stride: int | None = None, channels: int | None = None) -> None:
+        self.stride, self.channels = stride, channels
+        self.frames = self.nbytes = 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def write(self, latents, depth, cameras, mask=None, frames=None) -> int:
+        """Check the shapes, keep nothing; returns 0."""
+        self.stride, self.channels = latent_stride(latents, cameras), latents.shape[1]
+        self.frames += len(cameras)
+        return 0
+
+    def read(self, cameras: Cameras, size: tuple[int, int] | None = None) -> Readout:
+        return Readout.empty(latent_cameras(cameras, self.stride, size), self.channels or 0)
+
+    def clear(self) -> None:
+        self.frames = 0
+
+    def save(self, path: str | Path) -> None:
+        settings = {"stride": self.stride, "channels": self.channels, "frames": self.frames}
+        grid_io.save_tensors(path, self.FORMAT, {}, settings)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NoMemory:
+        _, settings = grid_io.load_tensors(path, cls.FORMAT, ())
+        memory = cls(settings.get("stride"), settings.get("channels"))
+        memory.frames = settings.get("frames", 0)
+        return memory
+
+
+class RGBPointCloud:
+    """The detour of Spatia, VMem and GEN3C: remember coloured points, render them, encode the render with the VAE.
+
+    Every pixel that may be written becomes a point of 19 bytes: position, colour and footprint. A read renders all
+    points at the full size of the image (the same z-buffer and splats as the latent readout, on pixels), fills holes
+    with mid grey and encodes each picture. A cell is visible if at least half of its pixels were hit.
+
+    Args:
+        encode: maps frames (N, 3, H, W) in [-1, 1] to latents (N, C, h, w).
+        decode: the way back; only needed where `write` is not given the frames.
+        max_chunks: how many of the last writes are kept, 2 in GEN3C; None keeps all, as Spatia does.
+        stride, channels: of the latents; by default those of the first write.
+    """
+
+    FORMAT = "mirage-rgb-points"
+
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor], Tensor] | None = None,
+        max_chunks: int | None = None,
+        stride: int | None = None,
+        channels: int | None = None,
+    ) -> None:
+        if max_chunks is not None and max_chunks < 1:
+            raise ValueError(f"max_chunks: expected at least 1, or None for all, got {max_chunks}")
+        self.encode, self.decode, self.max_chunks = encode, decode, max_chunks
+        self.stride, self.channels = stride, channels
+        self.clear()
+
+    def __len__(self) -> int:
+        """Points held."""
+        return sum(len(positions) for positions, _, _ in self._chunks)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for chunk in self._chunks for part in chunk)
+
+    positions = property(lambda self: self._joined(0), doc="(P, 3) float32, world, metres")
+    colors = property(lambda self: self._joined(1), doc="(P, 3) uint8")
+    footprints = property(lambda self: self._joined(2), doc="(P,) float32, metres")
+
+    def _joined(self, part: int) -> Tensor:
+        if not self._chunks:
+            return (torch.empty(0, 3), torch.empty(0, 3, dtype=torch.uint8), torch.empty(0))[part]
+        return torch.cat([chunk[part] for chunk in self._chunks])
+
+    def clear(self) -> None:
+        self._chunks: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=self.max_chunks)
+        self.frames = 0
+
+    def write(
+        self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, frames: Tensor | None = None
+    ) -> int:
+        """Lift every pixel of frames (N, 3, H, W) in [-1, 1]; the other arguments are those of `LatentGrid.write`.
+
+        Returns:
+            How many points were added.
+
+        Raises:
+            ValueError: shapes do not fit, the depth is not given per pixel, or there are neither frames nor `decode`.
+        """
+        stride = latent_stride(latents, cameras)
+        check_depth(depth, cameras)
+        if tuple(depth.shape[1:]) != cameras.size:
+            raise ValueError(f"depth: an RGB memory needs it per pixel, {cameras.size}, got {tuple(depth.shape[1:])}")
+        if frames is None and self.decode is None:
+            raise ValueError("frames: an RGB memory needs the decoded frames (N, 3, H, W), or `decode`")
+        frames = self.decode(latents) if frames is None else frames
+        if tuple(frames.shape) != (len(cameras), 3, *cameras.size):
+            raise ValueError(f"frames: expected {(len(cameras), 3, *cameras.size)}, got {tuple(frames.shape)}")
+        if mask is not None:  # the same cells as the latent memory would take
+            _, mask = at_latent_size(depth, mask, cameras, stride)
+            mask = mask.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+        colors = ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+        points = lift(colors, depth, cameras, mask)
+        self.stride, self.channels = stride, latents.shape[1]
+        self._chunks.append((points.positions, points.tokens, points.footprints))
+        self.frames += len(cameras)
+        return len(points)
+
+    def render(self, cameras: Cameras) -> Readout:
+        """The point cloud in N cameras of any size: latents (N, 3, H, W) are the colours, uint8."""
+        positions = self.positions.to(cameras.c2w.device)
+        colors, footprints = self.colors.to(positions.device), self.footprints.to(positions.device)
+        return reproject(positions, colors, cameras, footprints, slack=SLACK)
+
+    @torch.no_grad()
+    def read(self, cameras: Cameras, size: tuple[int, int] | None = None) -> Readout:
+        """Render, encode, and bring visibility and depth down to the latent grid; offset is 0, index -1."""
+        grid = latent_cameras(cameras, self.stride, size)
+        if self.stride is None:
+            return Readout.empty(grid, self.channels or 0)
+        cameras = cameras.resize((grid.size[0] * self.stride, grid.size[1] * self.stride))
+        render = self.render(cameras)
+        visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
+        latents = self.encode(as_picture(render))
+        empty = Readout.empty(grid, latents.shape[1], latents.dtype)
+        return Readout(
+            latents=torch.where(visibility[:, None], latents, 0),
+            visibility=visibility,
+            depth=depth_to_latent(render.depth, self.stride) * visibility,
+            offset=empty.offset,
+            index=empty.index,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the points to a safetensors file."""
+        settings = {name: getattr(self, name) for name in ("max_chunks", "stride", "channels", "frames")}
+        sizes = torch.tensor([len(chunk[0]) for chunk in self._chunks], dtype=torch.int64)
+        tensors = {"positions": self.positions, "colors": self.colors, "footprints": self.footprints, "sizes": sizes}
+        grid_io.save_tensors(path, self.FORMAT, tensors, settings)
+
+    @classmethod
+    def load(cls, path: str | Path, encode: Callable, decode: Callable | None = None) -> RGBPointCloud:
+        """Read what `save` wrote; the codec is given anew.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated, of another format, or inconsistent.
+        """
+        tensors, settings = grid_io.load_tensors(path, cls.FORMAT, ("positions", "colors", "footprints", "sizes"))
+        sizes = tensors.pop("sizes").tolist()
+        frames, shapes = settings.pop("frames", 0), [(sum(sizes), 3), (sum(sizes), 3), (sum(sizes),)]
+        kinds = [torch.float32, torch.uint8, torch.float32]
+        if [(tuple(rows.shape), rows.dtype) for rows in tensors.values()] != list(zip(shapes, kinds)):
+            raise ValueError(f"{path}: expected float32 positions and footprints and uint8 colors, one row a point")
+        if not tensors["positions"].isfinite().all() or not tensors["footprints"].isfinite().all():
+            raise ValueError(f"{path}: expected finite numbers, found NaN or infinity")
+        memory = cls(encode, decode, **settings)
+        memory._chunks.extend(zip(*(rows.split(sizes) for rows in tensors.values())))
+        memory.frames = frames
+        return memory
+
+
+def as_picture(render: Readout) -> Tensor:
+    """What `RGBPointCloud.render` gave, as a VAE sees it: (N, 3, H, W) in [-1, 1], mid grey where nothing was hit."""
+    return torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)
+
+
+CODEC = ("rgb", "rgb_capped")  # those that are read through the VAE
+MEMORIES = {
+    "latent": LatentGrid,
+    "append": partial(LatentGrid, policy="append"),
+    "rgb": RGBPointCloud,
+    "rgb_capped": partial(RGBPointCloud, max_chunks=2),
+    "none": NoMemory,
+}
+
+
+def make_memory(name: str, encode: Callable[[Tensor], Tensor] | None = None, **options):
+    """A new memory by name; options go to its constructor.
+
+    Args:
+        name: `latent` (`LatentGrid`), `append` (the paper's: the same, keeping every token), `rgb` (`RGBPointCloud`, as
+            Spatia's and VMem's), `rgb_capped` (the same with the last two chunks, as GEN3C's) or `none` (`NoMemory`).
+        encode: frames (N, 3, H, W) in [-1, 1] to latents (N, C, h, w); the RGB memories need it, the others do not.
+
+    Raises:
+        ValueError: an unknown name (the nearest one is offered), or an RGB memory without `encode`.
+    """
+    if name not in MEMORIES:
+        near = difflib.get_close_matches(str(name), MEMORIES, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"memory: expected one of {', '.join(MEMORIES)}, got {name!r}{hint}")
+    if name not in CODEC:
+        return MEMORIES[name](**options)
+    if encode is None:
+        raise ValueError(f"encode: {name!r} is read through a VAE, so it needs the VAE's encoder")
+    return MEMORIES[name](encode=encode, **options)
