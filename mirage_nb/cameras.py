@@ -11,12 +11,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 
 import torch
 from torch import Tensor
+
+
+def default_intrinsics(size: tuple[int, int], fov: float = 64.0) -> Tensor:
+    """(4,) fx, fy, cx, cy of a centred camera for an image of (height, width), with a horizontal field of view in
+    degrees."""
+    height, width = size
+    focal = width / 2 / math.tan(math.radians(fov) / 2)
+    return torch.tensor([focal, focal, width / 2, height / 2])
 
 
 def full_precision(method: Callable) -> Callable:

@@ -13,10 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mirage_nb.cameras import Cameras
-from mirage_nb.data.recordings.rgbd import looks_like_w2c
-from mirage_nb.data.rooms.room import default_intrinsics
+from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.lifting import check_depth
+from mirage_nb.memory import Memory
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> str:
@@ -66,26 +65,31 @@ def as_image(image, multiple: int) -> Tensor:
         near = "x".join(str(max(multiple, round(side / multiple) * multiple)) for side in (width, height))
         raise ValueError(
             f"image: width and height must be multiples of {multiple}, got {width}x{height}; the nearest is {near} "
-            "(mirage_nb.data.recordings.rgbd.centre_crop_resize gets there, intrinsics included)"
+            "(mirage_nb.data.centre_crop_resize gets there, intrinsics included)"
         )
     return image
 
 
-def as_cameras(c2w, intrinsics, size: tuple[int, int], num_frames: int | None) -> Cameras:
-    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4); a path longer than num_frames is cut.
+def as_seed(generator: torch.Generator | int | None) -> int | None:
+    """A seed in [0, 2**31) drawn from a generator, or the seed itself; None stays None."""
+    if isinstance(generator, torch.Generator):
+        return int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    if generator is not None:
+        integer("generator", generator, 0)
+    return generator
+
+
+def as_cameras(c2w, intrinsics, size: tuple[int, int]) -> Cameras:
+    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4).
 
     Raises:
-        ValueError: matrices that are not rigid, a path that is too short, intrinsics of another image.
+        ValueError: matrices that are not rigid, or intrinsics of another image.
     """
     c2w = _tensor("c2w", c2w)
     if c2w.ndim != 3 or tuple(c2w.shape[1:]) != (4, 4) or not len(c2w):
         raise ValueError(f"c2w: expected (T, 4, 4) camera-to-world matrices, one a frame, got shape {tuple(c2w.shape)}")
-    if num_frames is not None:
-        integer("num_frames", num_frames, 1)
-        if num_frames > len(c2w):
-            raise ValueError(f"num_frames: {num_frames} frames need as many poses, the path has {len(c2w)}")
     intrinsics = default_intrinsics(size) if intrinsics is None else _tensor("intrinsics", intrinsics)
-    return Cameras(c2w[:num_frames], intrinsics[:num_frames] if intrinsics.ndim == 2 else intrinsics, size)
+    return Cameras(c2w, intrinsics[: len(c2w)] if intrinsics.ndim == 2 else intrinsics, size)
 
 
 def as_depth(depth, cameras: Cameras) -> Tensor | None:
@@ -111,6 +115,40 @@ def as_depth(depth, cameras: Cameras) -> Tensor | None:
     return depth
 
 
+def depth_agreement(depth: Tensor, cameras: Cameras, tolerance: float = 0.05) -> float:
+    """How well the first frame's depth predicts the last one's: a check of poses, depth and intrinsics together.
+
+    The points of the first depth map of (T, H, W) are projected into the last camera. Of those that land on a measured
+    depth, this is the share whose z-depth differs from it by less than `tolerance`, relatively; 0 if none lands. What
+    moved or was hidden counts as a miss.
+    """
+    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0)
+    measured = depth[0] > 0
+    uv, z = cameras[-1].project(cameras[0].unproject(depth[:1])[0][measured])
+    uv, z = uv[0], z[0]
+    height, width = cameras.size
+    inside = (z > 0) & (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
+    column, row = uv[inside].floor().long().unbind(1)
+    there = depth[-1][row, column]
+    agrees = (z[inside] / there - 1).abs() < tolerance
+    return agrees[there > 0].float().mean().nan_to_num(0.0).item()
+
+
+def looks_like_w2c(depth: Tensor, cameras: Cameras) -> bool:
+    """Whether the depth (T, H, W) contradicts the poses and fits their inverses: w2c was passed for c2w.
+
+    Matrices alone cannot tell. Depth can, once the camera has turned: the first frame is compared with the one turned
+    farthest from it. Says no unless the evidence is clear.
+    """
+    if len(cameras) < 2:
+        return False
+    turned = (cameras.c2w[0, :3, :3].mT @ cameras.c2w[:, :3, :3]).diagonal(dim1=1, dim2=2).sum(1)
+    pair = [0, int(turned.argmin())]
+    inverted = Cameras(cameras.w2c, cameras.intrinsics, cameras.size)
+    as_given, as_inverse = (depth_agreement(depth[pair], c[pair]) for c in (cameras, inverted))
+    return as_inverse > 0.6 and as_given < 0.5 * as_inverse
+
+
 def as_mask(name: str, mask, cameras: Cameras) -> Tensor | None:
     """(T, H, W) bool; None stays None."""
     if mask is None:
@@ -122,12 +160,13 @@ def as_mask(name: str, mask, cameras: Cameras) -> Tensor | None:
 
 
 def check_memory(memory, stride: int, channels: int) -> None:
-    """Raise ValueError where an object is no memory, or holds latents of another VAE."""
-    missing = [name for name in ("read", "write", "save") if not callable(getattr(memory, name, None))]
-    if missing:
-        raise ValueError(f"memory: expected a name or a memory such as LatentGrid, got {type(memory).__name__}")
+    """Raise ValueError where an object is no `Memory`, or holds latents of another VAE."""
+    if not isinstance(memory, Memory):
+        names = ("write", "read", "delete", "save", "load", "__len__", "nbytes", "frames", "stride", "channels")
+        missing = ", ".join(name for name in names if not hasattr(memory, name))
+        raise ValueError(f"memory: expected a name or a Memory, got {type(memory).__name__}, which lacks {missing}")
     for name, expected in (("stride", stride), ("channels", channels)):
-        if getattr(memory, name, None) not in (None, expected):
+        if getattr(memory, name) not in (None, expected):
             raise ValueError(f"memory: holds latents of {name} {getattr(memory, name)}, this model's have {expected}")
 
 
@@ -143,10 +182,7 @@ def check_model_folder(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         if folder.is_absolute() or len(folder.parts) != 2 or folder.parent.is_dir():
-            siblings = [str(p) for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-            near = difflib.get_close_matches(str(folder), siblings, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise FileNotFoundError(f"model: no such folder: {folder}{hint}")
+            raise FileNotFoundError(f"model: no such folder: {folder}")
         return
     try:
         index = json.loads((folder / "model_index.json").read_text())

@@ -1,57 +1,98 @@
-"""Context beside a segment's memory: which past frames a generator may look at as they are (paper: reference frames).
+"""Context: clean past frames that the generator sees in addition to the memory (paper: reference and preceding frames).
 
 A token of the memory is one cell; a past frame is a whole picture. The paper's generator sees up to four past latent
-frames that show the same place as the segment, and the two that precede it, all clean, at timestep 0. Which ones show
-the same place is told by the voxels that they see.
+frames that show the same place as the segment, and the two frames that precede it, all clean, at timestep 0. The voxels
+that a frame sees tell which past frames show the same place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.memory.voxels import contains, voxel_keys
+from mirage_nb.lifting import depth_to_latent, nearest_around
+from mirage_nb.memory.voxels import voxel_keys
+from mirage_nb.reprojection import Readout
 
 VOXEL = 0.1  # metres, at least (paper: the same)
-LEAST_OVERLAP = 0.04  # IoU below which a frame says nothing of the target (paper: the same)
+MIN_OVERLAP = 0.04  # IoU below which a frame says nothing about the target (paper: the same)
+
+
+@dataclass
+class Past:
+    """What one video showed so far, one latent frame each, at latent size.
+
+    Attributes:
+        latents: list of n, (C, h, w).
+        depth: list of n, (h, w) z-depth in metres.
+        nearest: list of n, (h, w), `nearest_around` of the depth.
+        cameras: list of n, one camera each, at latent size.
+    """
+
+    latents: list[Tensor] = field(default_factory=list)
+    depth: list[Tensor] = field(default_factory=list)
+    nearest: list[Tensor] = field(default_factory=list)
+    cameras: list[Cameras] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    def add(self, latents: Tensor, depth: Tensor, cameras: Cameras) -> None:
+        """Add frames: latents (N, C, h, w), depth (N, H, W) and N cameras at the size of the image."""
+        stride = cameras.size[0] // latents.shape[2]
+        self.latents += list(latents)
+        self.depth += list(depth_to_latent(depth, stride))
+        self.nearest += list(nearest_around(depth, stride))
+        self.cameras += [cameras[n].downscale(stride) for n in range(len(cameras))]
 
 
 @dataclass(frozen=True)
 class Context:
-    """Clean latent frames beside the noisy ones, in the paper's order: references, target, preceding.
+    """Clean latent frames next to the noisy ones, in the paper's order: references, target, preceding.
 
-    references: (B, C, r, h, w), which the memory branch does not see. preceding: (B, C, p, h, w), which it does.
+    Attributes:
+        references: (B, C, r, h, w), which the memory branch does not see.
+        preceding: (B, C, p, h, w), which it does.
     """
 
     references: Tensor
     preceding: Tensor
 
     @staticmethod
+    def none(target: Tensor) -> Context:
+        """No context, for a target (B, C, t, h, w)."""
+        return Context(target[:, :, :0], target[:, :, :0])
+
+    @staticmethod
     def stack(contexts: Sequence[Context]) -> Context:
         """Contexts of equal counts as one batch."""
         return Context(torch.cat([c.references for c in contexts]), torch.cat([c.preceding for c in contexts]))
 
-    def arguments(self, target: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, dict]:
-        """What the transformer takes for a target (B, C, t, h, w) at timesteps (B, t): all latents
-        (B, C, r + t + p, h, w), their timesteps, 0 for the context, and how they stand in time."""
+    def add_to(self, target: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, dict]:
+        """The transformer's input for a target (B, C, t, h, w) at timesteps (B, t).
+
+        Returns:
+            All latents (B, C, r + t + p, h, w), their timesteps (0 for the context), and the transformer's arguments
+            that say how the frames stand in time.
+        """
         r, p = self.references.shape[2], self.preceding.shape[2]
         if not r and not p:
             return target, timestep, {}
         whole = torch.cat([self.references, target, self.preceding], 2)
-        options = {"frame_positions": self.positions(target.shape[2]), "num_references": r}
-        return whole, torch.nn.functional.pad(timestep, (r, p)), options
+        layout = {"frame_positions": self.positions(target.shape[2]), "num_references": r}
+        return whole, torch.nn.functional.pad(timestep, (r, p)), layout
 
     def of_target(self, whole: Tensor) -> Tensor:
-        """The way back: the target's frames of (B, C, r + t + p, h, w)."""
+        """The target's frames of (B, C, r + t + p, h, w)."""
         r, p = self.references.shape[2], self.preceding.shape[2]
         return whole[:, :, r : whole.shape[2] - p]
 
     def positions(self, frames: int) -> Tensor:
-        """(r + t + p,) temporal positions: first the references, then what precedes the target of t frames, then it.
+        """(r + t + p,) temporal positions: first the references, then the preceding frames, then the t target frames.
 
         So all are distinct, the order in time is kept, and the target's frames stay neighbours.
         """
@@ -69,43 +110,79 @@ def visible_voxels(depth: Tensor, cameras: Cameras, where: Tensor | None = None,
         where: (N, h, w) bool, the cells that count; by default all.
         voxel_size: edge in metres.
     """
-    known = torch.isfinite(depth) & (depth > 0)
-    known = known if where is None else known & where
-    points = cameras.unproject(torch.where(known, depth, 0.0))[known]
-    level_0 = torch.full_like(points[:, 0], 2 * voxel_size)  # all voxels of one size, whatever the footprint
+    measured = torch.isfinite(depth) & (depth > 0)
+    measured = measured if where is None else measured & where
+    points = cameras.unproject(torch.where(measured, depth, 0.0))[measured]
+    level_0 = torch.full_like(points[:, 0], 2 * voxel_size)  # footprints that give all voxels the same size
     return voxel_keys(points, level_0, voxel_size).unique()
 
 
 def shared_voxel_size(depth: Tensor, cameras: Cameras) -> float:
-    """Edge in metres at which two views of one surface share voxels: `VOXEL`, or two cells of N views where these are
-    coarser than that.
+    """Edge in metres at which two views of one surface share voxels: VOXEL, or two cells where cells are coarser.
 
-    Cells that lie further apart than a voxel is wide hit the same ones only by chance.
+    Cells that lie farther apart than a voxel is wide hit the same voxels only by chance.
 
     Args:
-        depth: (N, h, w) z-depth in metres, 0 = unknown. cameras: N of that size.
+        depth: (N, h, w) z-depth in metres, 0 = unknown.
+        cameras: N cameras of that size.
     """
     footprints = (depth / cameras.intrinsics[:, 0, None, None])[depth > 0]
     return max(VOXEL, 2 * footprints.median().item()) if len(footprints) else VOXEL
 
 
 def overlap(a: Tensor, b: Tensor) -> float:
-    """Intersection over union of two sets of voxels, sorted keys (K,) each; 0 where both are empty."""
-    both = int(contains(a, b).sum())
+    """Intersection over union of two sets of voxels, distinct keys (K,) each; 0 where both are empty."""
+    both = int(torch.isin(a, b).sum())
     return both / max(1, len(a) + len(b) - both)
 
 
-def choose_references(
-    target: Tensor, past: Sequence[Tensor], count: int = 4, least: float = LEAST_OVERLAP
-) -> list[int]:
+def choose_references(target: Tensor, past: Sequence[Tensor], count: int = 4) -> list[int]:
     """Which past frames overlap the target most: at most `count` of their indices, the best first.
 
     Args:
-        target: sorted keys of the voxels that the target sees.
+        target: keys of the voxels that the target sees.
         past: the same of every past frame.
-        count: how many at most (paper: 4).
-        least: smallest intersection over union that counts. Ties go to the earlier frame.
+        count: how many at most (paper: 4). Frames that overlap by less than MIN_OVERLAP are never chosen; ties go to
+            the earlier frame.
     """
     values = [overlap(target, frame) for frame in past]
     ranked = sorted(range(len(past)), key=lambda index: (-values[index], index))
-    return [index for index in ranked if values[index] >= least][:count]
+    return [index for index in ranked if values[index] >= MIN_OVERLAP][:count]
+
+
+def find_context(
+    past: Sequence[Past], readouts: Sequence[Readout], cameras: Sequence[Cameras], references: int, preceding: int
+) -> tuple[Context | None, list[list[int]], list[int]]:
+    """The clean frames that the generator sees next to a segment, for B scenes.
+
+    The last past frame is the segment's own first one, so it is no context. The target is not made yet: its voxels are
+    those that the memory shows. All scenes take as many references as the scene that has the fewest.
+
+    Args:
+        past: B pasts.
+        readouts: B readouts of the segment's latent frames.
+        cameras: B times their cameras, at latent size.
+        references, preceding: how many frames of each kind at most.
+
+    Returns:
+        The context, None without any frame; B lists of the references' frame numbers; the preceding frames' numbers.
+    """
+    before = len(past[0]) - 1
+    precede = list(range(max(0, before - preceding), before))
+    chosen: list[list[int]] = [[] for _ in past]
+    if references:
+        for scene, (frames, readout, views) in enumerate(zip(past, readouts, cameras)):
+            size = shared_voxel_size(readout.depth, views)
+            target = visible_voxels(readout.depth, views, readout.visibility, size)
+            candidates = list(zip(frames.depth, frames.cameras))[: before - len(precede)]
+            voxels = [visible_voxels(depth[None], camera, None, size) for depth, camera in candidates]
+            chosen[scene] = choose_references(target, voxels, references)
+    count = min(map(len, chosen))
+    chosen = [scene[:count] for scene in chosen]
+    if not precede and not count:
+        return None, chosen, precede
+
+    def stack(indices: list[list[int]]) -> Tensor:  # (B, C, n, h, w)
+        return torch.stack([torch.stack(frames.latents)[i].transpose(0, 1) for frames, i in zip(past, indices)])
+
+    return Context(stack(chosen), stack([precede] * len(past))), chosen, precede

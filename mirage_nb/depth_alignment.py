@@ -1,51 +1,57 @@
-"""Estimated depth brought to the memory's: a scale for metric models, a scale and a shift of the inverse for relative.
+"""Depth in stage 5: estimate it, and bring it to the scale of the memory's depth.
 
-A network knows the shape of what it sees better than its scale. What the memory shows to the same camera is known, and
-holds the world together from segment to segment, so it says which scale to take (paper: depth estimation in stage 5).
+A network knows the shape of what it sees better than its scale. The memory shows some of the same surfaces at a depth
+that is fixed already, so it says which scale to take (paper: depth estimation in segment stitching). A metric model
+gets a scale, a relative one a scale and a shift of the inverse depth.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent
+from mirage_nb.reprojection import Readout
 
-MIN_OVERLAP = 0.02  # share of a frame's cells that must be known before they say anything of scale
-FAR = 1000.0  # metres; an inverse depth below 1 / FAR is the sky's, hence unknown
+MIN_OVERLAP = 0.02  # share of a frame's cells whose depth both know; fewer say nothing about scale
+FAR = 1000.0  # metres; an inverse depth below 1 / FAR is the sky, hence unknown
+
+NO_SCALE = (
+    "depth: relative depth can't be aligned, nothing says its scale; give the first frame's depth, or take a metric "
+    "model"
+)
+
+
+class DepthEstimator(Protocol):
+    """What the loop asks of a depth model.
+
+    Attributes:
+        relative: False for z-depth in metres; True for inverse depth up to scale and shift.
+    """
+
+    relative: bool
+
+    def predict(self, pixels: Tensor, intrinsics: Tensor) -> Tensor:
+        """Depth (N, H, W) of pixels (N, 3, H, W) in [-1, 1] with intrinsics (N, 4); 0 where it is unknown."""
 
 
 class Fit(NamedTuple):
-    """How a frame's estimate was fitted: 1 / z = scale / d + shift for metric d, scale * d + shift for inverse depth d.
+    """How the estimated depth d of a frame was fitted: z = scale * d if d is metric, else 1 / z = scale * d + shift.
 
-    overlap: share of cells where both were known. error: their median relative difference in depth after the fit. Both
-    are 0 and the fit is that of the frame before (or none) where too little overlapped.
+    Attributes:
+        scale, shift: of the fit. Where too little overlapped, they are those of the frame before (or none).
+        overlap: share of cells whose depth both the estimate and the memory know; 0 where that was too little.
+        error: the median relative difference of the two depths after the fit.
     """
 
     scale: float
     shift: float
     overlap: float
     error: float
-
-
-def align_scale(depth: Tensor, readout_depth: Tensor, visible: Tensor) -> Tensor:
-    """The factor (N,) by which an estimated depth fits the memory's: the median of their ratios, in the logarithm.
-
-    Where the memory shows too little, it is 1.
-
-    Args:
-        depth: (N, H, W) per pixel or (N, h, w) per cell, estimated.
-        readout_depth, visible: (N, h, w), what the memory shows to the same cameras.
-    """
-    depth = depth_to_latent(depth, depth.shape[1] // readout_depth.shape[1])
-    scales = torch.ones(len(depth), device=depth.device)
-    for index, (estimated, remembered, seen) in enumerate(zip(depth, readout_depth, visible)):
-        both = seen & (estimated > 0) & (remembered > 0)
-        if both.sum() >= max(1, MIN_OVERLAP * both.numel()):
-            scales[index] = (remembered[both].log() - estimated[both].log()).median().exp()
-    return scales
 
 
 def robust_line(x: Tensor, y: Tensor, steps: int = 10) -> tuple[float, float]:
@@ -91,17 +97,17 @@ def align_depth(
     """
     cells = depth_to_latent(depth, depth.shape[1] // readout_depth.shape[1])
     aligned, fits = [], []
-    for whole, estimated, remembered, seen in zip(depth, cells, readout_depth, visible):
-        both = seen & (estimated > 0) & (remembered > 0)
+    for whole, estimated, in_memory, seen in zip(depth, cells, readout_depth, visible):
+        both = seen & (estimated > 0) & (in_memory > 0)
         share = both.float().mean().item()
         scale, shift, enough = 1.0, 0.0, both.sum() >= max(8 if relative else 1, MIN_OVERLAP * both.numel())
         if not relative:
             if enough:
-                scale = (remembered[both].log() - estimated[both].log()).median().exp().item()
-            apply = whole * scale, estimated * scale
+                scale = (in_memory[both].log() - estimated[both].log()).median().exp().item()
+            aligned_whole, aligned_cells = whole * scale, estimated * scale
         else:
             if enough:
-                scale, shift = robust_line(estimated[both], 1 / remembered[both])
+                scale, shift = robust_line(estimated[both], 1 / in_memory[both])
             if not enough or scale <= 0:
                 if before is None:
                     raise ValueError(
@@ -110,12 +116,12 @@ def align_depth(
                         + "; give the first frame's depth, or take a metric model"
                     )
                 scale, shift, enough = before.scale, before.shift, False
-            apply = tuple(_invert(d, scale, shift) for d in (whole, estimated))
+            aligned_whole, aligned_cells = (_invert(d, scale, shift) for d in (whole, estimated))
         error = 0.0
         if enough:
-            error = ((apply[1] - remembered).abs() / remembered)[both & (apply[1] > 0)].nanmedian().item()
+            error = ((aligned_cells - in_memory).abs() / in_memory)[both & (aligned_cells > 0)].nanmedian().item()
         before = Fit(scale, shift, share if enough else 0.0, error if error == error else 1.0)
-        aligned.append(apply[0])
+        aligned.append(aligned_whole)
         fits.append(before)
     return torch.stack(aligned), fits
 
@@ -124,6 +130,33 @@ def _invert(inverse: Tensor, scale: float, shift: float) -> Tensor:
     """Metres of an inverse depth; 0, unknown, where that is unknown itself or beyond FAR."""
     fitted = scale * inverse + shift
     return torch.where((inverse > 0) & (fitted > 1 / FAR), 1 / fitted.clamp(min=1 / FAR), 0.0)
+
+
+def estimate_depth(
+    estimator: DepthEstimator,
+    pixels: Tensor,
+    cameras: Sequence[Cameras],
+    readouts: Sequence[Readout],
+    before: Sequence[Fit | None],
+) -> tuple[Tensor, list[list[Fit]]]:
+    """Depth (B, t, H, W) in metres of frames of B scenes, in the scale of their memories, and the fits of each scene.
+
+    Args:
+        pixels: (B, t, 3, H, W) in [-1, 1].
+        cameras: B times t cameras, at the size of the image.
+        readouts: B readouts of their memories, of t frames.
+        before: the last fit of each scene.
+
+    Raises:
+        ValueError: a relative depth that nothing can be fitted to.
+    """
+    intrinsics = torch.cat([views.intrinsics for views in cameras])
+    depth = estimator.predict(pixels.flatten(0, 1), intrinsics).unflatten(0, pixels.shape[:2])
+    aligned = [
+        align_depth(estimated, readout.depth, readout.visibility, estimator.relative, last)
+        for estimated, readout, last in zip(depth, readouts, before)
+    ]
+    return torch.stack([depth for depth, _ in aligned]), [fits for _, fits in aligned]
 
 
 def fit_report(fits: list[Fit]) -> dict | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from mirage_nb.cameras import Cameras
 
@@ -112,6 +113,12 @@ def _medians(samples: Tensor, stride: int) -> Tensor:
     return torch.where(count >= max(1, MIN_VALID * stride * stride), median, 0)
 
 
+def nearest_around(depth: Tensor, stride: int) -> Tensor:
+    """Smallest z-depth in each cell and its eight neighbours, (N, h, w); 0 where anything there is unknown."""
+    depth = torch.where(torch.isfinite(depth) & (depth > 0), depth, 0.0)
+    return -max_pool2d(-cells(depth, stride).amin(-1)[:, None], 3, 1, 1)[:, 0]
+
+
 def slant(depth: Tensor) -> Tensor:
     """How much the depth (h, w) of a smooth surface changes across a cell, metres: small at a depth edge."""
     depth = depth.masked_fill(depth <= 0, torch.inf)
@@ -182,8 +189,8 @@ def lift_cells(latents: Tensor, depth: Tensor, allowed: Tensor, grid: Cameras) -
     )
 
 
-def latent_cameras(cameras: Cameras, stride: int | None, size: tuple[int, int] | None) -> Cameras:
+def latent_cameras(cameras: Cameras, stride: int | None) -> Cameras:
     """The cameras of the latent grid that a memory is read on."""
-    if size is None and stride is None:
-        raise ValueError("stride: unknown before the first write; give the memory its stride, or read with a size")
-    return cameras.downscale(stride) if size is None else cameras.resize(tuple(size))
+    if stride is None:
+        raise ValueError("stride: unknown before the first write; give the memory its stride")
+    return cameras.downscale(stride)

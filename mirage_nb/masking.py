@@ -1,22 +1,29 @@
 """Stage 4, masking: which latent cells may be written to the memory.
 
-The paper never writes moving objects and the sky. Neither do we. A cell on a depth edge mixes two surfaces, but can
-only be lifted to one of them: it is left out as well, unless the generator has a learnt prior, which knows what to make
-of such tokens. Where nobody knows what moves, geometry tells: a surface that another view looks through was not there
-then.
+The paper never writes moving objects and the sky, and neither do we. Where no segmentation names them, geometry finds
+what moves: a surface that another view looks through was not there then. A cell on a depth edge mixes two surfaces, but
+can only be lifted to one of them; `writable` can leave it out as well.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import cells, depth_to_latent
+from mirage_nb.lifting import cells, depth_to_latent, nearest_around
 from mirage_nb.reprojection import Readout, project
 
-EDGE_SHARE = 1 / 8  # a cell is on an edge if more of its pixels are; an edge along its border is just that many
+if TYPE_CHECKING:
+    from mirage_nb.context import Past
+
+EDGE_SHARE = 1 / 8  # a cell is on an edge if more of its pixels are; an edge along its border is exactly that many
+DEPTH_TOLERANCE = 0.1  # relative; more than estimated depth errs from frame to frame
+MOVING_WINDOW = 16  # past latent frames that a new surface is compared with
+MOVING_VIEWS = 2  # how many of them must look through a surface, for one depth may err
+GONE_VIEWS = 4  # new frames, at most, that must look through a token before it is deleted
 
 
 def depth_edges(depth: Tensor, threshold: float = 0.05, width: int = 1) -> Tensor:
@@ -49,18 +56,18 @@ def writable(
     sky: Tensor | None = None,
     *,
     stride: int,
-    edge_threshold: float | None = 0.05,
+    edge_threshold: float | None = None,
 ) -> Tensor:
     """Stage 4 of the paper: which cells may be written, (N, H/stride, W/stride) bool, as `lift` and `write` take it.
 
-    A cell may be written if its depth is known, no pixel of it is moving or sky, and it is not on a depth edge (where
-    that is asked for).
+    A cell may be written if its depth is known and no pixel of it is moving or sky; with an `edge_threshold`, also only
+    if it is not on a depth edge.
 
     Args:
         depth: (N, H, W) z-depth in metres; 0 or non-finite means unknown.
         moving, sky: (N, H, W) bool masks, or None where nobody knows.
         stride: pixels per latent cell.
-        edge_threshold: see `depth_edges`; None lets depth edges pass.
+        edge_threshold: relative jump in depth, see `depth_edges`; None lets depth edges pass.
 
     Raises:
         ValueError: a mask is not bool or has another shape than the depth.
@@ -78,68 +85,50 @@ def writable(
     return allowed
 
 
-def nearest_around(depth: Tensor, stride: int) -> Tensor:
-    """Smallest z-depth in each cell and its eight neighbours, (N, h, w); 0 where anything there is unknown."""
-    depth = torch.where(torch.isfinite(depth) & (depth > 0), depth, 0.0)
-    return -max_pool2d(-cells(depth, stride).amin(-1)[:, None], 3, 1, 1)[:, 0]
-
-
 def looked_through(
-    surface: Tensor, cameras: Cameras, behind: Tensor, views: Cameras, tolerance: float = 0.1, witnesses: int = 1
+    surface: Tensor,
+    cameras: Cameras,
+    nearest: Tensor,
+    views: Cameras,
+    tolerance: float = DEPTH_TOLERANCE,
+    min_views: int = 1,
 ) -> Tensor:
-    """Cells whose surface at least `witnesses` views look through, so that it was not there then: (N, h, w) bool.
+    """Cells whose surface at least `min_views` views look through, so that it was not there then: (N, h, w) bool.
 
-    A view looks through a surface if it sees only what lies more than `tolerance` (relatively) behind it, in the cell
-    and all around it.
+    A view looks through a surface if all that it sees, in the cell and around it, lies more than `tolerance`
+    (relatively) behind the surface.
 
     Args:
         surface: (N, h, w) z-depth in metres of the cells of N cameras; 0 = unknown.
         cameras: N cameras **at latent size**.
-        behind: (M, h, w), `nearest_around` of the views' depth; 0 is evidence of nothing.
+        nearest: (M, h, w), `lifting.nearest_around` of the views' depth; 0 is evidence of nothing.
         views: M cameras at latent size.
         tolerance: relative depth; more than the error of depth from frame to frame.
     """
-    n, (h, w) = len(cameras), views.size
+    h, w = views.size
     points = cameras.unproject(surface).reshape(-1, 3)
     count = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     for view in range(len(views)):
         u, v, z = project(points, views.c2w[view], views.intrinsics[view])
         inside = (z > 0) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
-        seen = behind[view, v[inside].long(), u[inside].long()]
+        seen = nearest[view, v[inside].long(), u[inside].long()]
         count[inside] += seen > z[inside] * (1 + tolerance)
-    return (count >= witnesses).reshape(n, *surface.shape[1:]) & (surface > 0)
-
-
-def seen_through(depth: Tensor, cameras: Cameras, stride: int, tolerance: float = 0.1) -> Tensor:
-    """Cells whose surface another frame looks through, so that it must have moved: (N, h, w) bool.
-
-    Every surface of one frame is held against all the others (`looked_through`). This finds the moving thing itself,
-    and never the background that it hides or sets free. What moves less than its own size between the frames stays
-    unseen.
-
-    Args:
-        depth: (N, H, W) z-depth in metres; unknown depth is evidence of nothing.
-        cameras: N cameras at the same size.
-        stride: pixels per latent cell.
-        tolerance: relative depth; more than the error of depth from frame to frame.
-    """
-    grid = cameras.downscale(stride)
-    return looked_through(depth_to_latent(depth, stride), grid, nearest_around(depth, stride), grid, tolerance)
+    return (count >= min_views).reshape(surface.shape) & (surface > 0)
 
 
 def inconsistent(
     depth: Tensor,
     readout: Readout,
     latents: Tensor | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = DEPTH_TOLERANCE,
     residual: float = 1.2,
 ) -> Tensor:
     """Cells where a view contradicts the memory, (N, h, w) bool.
 
-    Either the view looks through the remembered surface: everything in the cell and around it lies more than
+    Either the view looks through the memory's surface: everything in the cell and around it lies more than
     `tolerance` behind the readout. Then the token shows something that has moved away, and `readout.index` of these
     cells says which tokens to delete. Or the depths agree, but the latents don't. A surface seen in front of the
-    remembered one is no contradiction, since a static thing may hide another; `seen_through` tells whether it moves.
+    memory's is no contradiction, since a static thing may hide another; `find_moving` tells whether it moves.
 
     Args:
         depth: (N, H, W) z-depth in metres of the view, per pixel (or per cell); 0 or non-finite means unknown.
@@ -160,3 +149,31 @@ def inconsistent(
         error = (latents - readout.latents).float().square().mean(1).sqrt()
         gone |= same & (error > residual * latents.float().std())
     return gone & readout.visibility
+
+
+def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Stage 4 by geometry alone: what moves in the last N frames, and which tokens show what has moved away.
+
+    A surface moves if at least MOVING_VIEWS other recent frames look through it. Or if the very first frame, which was
+    given, looks through it: then it came later, or it was generated at a wrong depth. A token has moved away if all new
+    frames (at most GONE_VIEWS) look through it.
+
+    Args:
+        past: the frames of the scene so far, the N new ones last.
+        readout: what the memory shows to the N new frames, before they are written.
+        depth: (N, H, W) z-depth in metres of the new frames.
+
+    Returns:
+        moving (N, h, w) bool, and the rows of the memory (K,) that are to be deleted.
+    """
+    new, window = len(depth), slice(max(0, len(past) - len(depth) - MOVING_WINDOW), None)
+    views, surface = Cameras.cat(past.cameras[window]), torch.stack(past.depth[-new:])
+    if len(views) == 1:  # there is nothing to compare with
+        nothing = torch.zeros_like(surface, dtype=torch.bool)
+        return nothing, readout.index[nothing]
+    cameras, nearest = Cameras.cat(past.cameras[-new:]), torch.stack(past.nearest[window])
+    moving = looked_through(surface, cameras, nearest, views, min_views=min(MOVING_VIEWS, len(views) - 1))
+    moving |= looked_through(surface, cameras, past.depth[0][None], past.cameras[0])
+    gone = inconsistent(depth, readout) & (readout.index >= 0)
+    rows, counts = readout.index[gone].unique(return_counts=True)
+    return moving, rows[counts >= min(GONE_VIEWS, new)]

@@ -1,34 +1,30 @@
 """Stage 3, reprojection: what the memory looks like from other cameras, on their latent grids.
 
-The paper projects all points into each target camera and keeps for each cell the one with the smallest depth. Here
-the depth test runs on packed integer keys, float32 depth bits above the token's index, reduced with `amin`: positive
-floats sort like integers, so ties go to the lower index and the result is the same on every run and device. Channels
-are only gathered for tokens that won.
-
-It is fast by what it leaves out. Points come in batches that stay in the processor's cache; each is projected with a
-few dozen vectorised operations and compared with the nearest depth that its cell has so far. Few pass, and only those
-are picked out, packed and entered. Nothing is sorted.
+The paper projects all points into each target camera and keeps, for each cell, the token with the smallest depth.
+`reproject_reference` says exactly what a readout is, point by point. `reproject` gives the same result fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from mirage_nb.cameras import Cameras
 
-NEAR = 1e-3  # metres
-MAX_SPLAT = 3  # cells that a splat may reach beyond the cell it lands in
-SLACK = 0.6  # relative depth; with estimated depth, loops through our rooms close 1.6 dB better than with 0.3
-ASIDE = 0.6  # cells from the centre that cost all of the slack; eight rooms' loops close 0.5 dB better than with 1
-CHUNK = 1 << 15  # camera-point pairs held at once: what fits a processor's cache
+NEAR = 1e-3  # metres; what is nearer to the camera is not seen
+MAX_SPLAT = 3  # cells that a splat may reach beyond the cell where its point lands
+MAX_PENALTY = 0.6  # relative depth; loops through held-out rooms close 1.6 dB better than with 0.3
+PENALTY_REACH = 0.6  # cells from the centre that cost the whole penalty; loops close 0.5 dB better than with 1
+CHUNK = 1 << 15  # camera-point pairs that are tested at once: they fit the processor's cache
 CHUNK_GPU = 1 << 22
-NOWHERE = torch.finfo(torch.float32).max  # the depth of an empty cell
-EMPTY = (0x7F7FFFFF << 32) | 0xFFFFFFFF  # its key: the bits of NOWHERE above the highest index
+NOTHING = torch.finfo(torch.float32).max  # the depth of an empty cell
+EMPTY_KEY = (0x7F7FFFFF << 32) | 0xFFFFFFFF  # its key: the bits of NOTHING above the highest index
 
 
 @dataclass(frozen=True)
@@ -73,20 +69,10 @@ class Readout:
         )
 
 
-class Batch(NamedTuple):
-    """K points to be read, some of a memory's."""
-
-    points: Tensor  # (K, 3) float32, world, metres; fastest where x, y and z each lie together (a transposed (3, K))
-    index: Tensor  # (K,) int64 below 2**32, their order of writing, decides ties
-    place: Tensor  # (K,) int64, where the winners' tokens are found
-    footprints: Tensor | None = None  # (K,) float32, metres
-    cameras: Tensor | None = None  # which cameras may see them, increasing; None for all
-
-
 def project(points: Tensor, c2w: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`Cameras.project`, one multiplication at a time: u, v, z of points (..., 3) for c2w (..., 4, 4).
 
-    A matrix product may round differently with the number of rows; this does not, so that reading cameras together
+    A matrix product may round differently with the number of rows. This does not, so reading several cameras together
     equals reading them one by one, to the bit.
     """
     d = [coordinate - c2w[..., k, 3] for k, coordinate in enumerate(points.unbind(-1))]
@@ -95,26 +81,99 @@ def project(points: Tensor, c2w: Tensor, intrinsics: Tensor) -> tuple[Tensor, Te
     return x.div_(z).mul_(fx).add_(cx), y.div_(z).mul_(fy).add_(cy), z
 
 
+def depth_penalty(offset: Tensor, width: Tensor, most: float = MAX_PENALTY) -> Tensor:
+    """How much farther away than it is a token counts in the depth test, as a share of its depth: 0 to 2 * most.
+
+    Tokens of one surface differ in depth by the surface's slant and by errors of depth, so their order in depth says
+    little. The token in the middle of the cell, seen at the cell's scale, describes the cell best. So one half of the
+    penalty grows with the distance from the cell's centre, up to PENALTY_REACH cells. The other half grows with the
+    mismatch of scale, 1 - 1 / (ratio of widths).
+
+    Args:
+        offset: (...), distance from the cell's centre in cells, the larger one of x and y.
+        width: (...), width of the token's footprint in cells.
+    """
+    mismatch = 1 - torch.minimum(width, 1 / width)
+    return most * ((offset / PENALTY_REACH).clamp(max=1) + mismatch.nan_to_num(1.0).clamp(0, 1))
+
+
+def reproject_reference(
+    points: Tensor, tokens: Tensor, cameras: Cameras, footprints: Tensor | None = None, penalty: float = MAX_PENALTY
+) -> Readout:
+    """The definition of a readout (paper: reprojection), one camera and one point after the other. See `reproject`."""
+    (h, w), index = cameras.size, torch.full((len(cameras), *cameras.size), -1)
+    column, row = torch.arange(w) + 0.5, torch.arange(h)[:, None] + 0.5  # (w,) and (h, 1) centres of cells
+    best = torch.full(index.shape, torch.inf)
+    for n, i in product(range(len(cameras)), range(len(points))):
+        u, v, z = project(points[i], cameras.c2w[n], cameras.intrinsics[n])
+        if not (z > NEAR and z < torch.inf and u.isfinite() and v.isfinite()):
+            continue
+        x, y = (u - column).expand(h, w), (v - row).expand(h, w)
+        covered = (u.floor() + 0.5 == column) & (v.floor() + 0.5 == row)  # (h, w), the cell where the point lands
+        priority = z.expand(h, w)
+        if footprints is not None:
+            width = footprints[i] * cameras.intrinsics[n, 0] / z
+            reach = width.clamp(max=2 * MAX_SPLAT + 1) / 2
+            covered |= (width > 1) & (x.abs() <= reach) & (y.abs() <= reach)
+            priority = z * (1 + depth_penalty(torch.maximum(x.abs(), y.abs()), width, penalty))
+        wins = covered & (priority < best[n])  # not where they are equal: the lower index keeps the cell
+        best[n][wins], index[n][wins] = priority[wins], i
+    return readout_of(index, cameras, tokens.shape[1], lambda rows: (points[rows], tokens[rows]))
+
+
+def readout_of(
+    index: Tensor, cameras: Cameras, channels: int, gather: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Readout:
+    """The readout in which rows `index` (N, h, w) won, -1 for none. Only the channels of winners are touched.
+
+    Args:
+        gather: gets rows (K,) and returns their positions (K, 3) and tokens (K, C).
+    """
+    n, (h, w) = len(cameras), cameras.size
+    slot = (index.flatten() >= 0).nonzero()[:, 0]  # (K,) of the N * h * w cells
+    positions, tokens = gather(index.flatten()[slot])
+    camera = slot // (h * w)
+    u, v, z = project(positions, cameras.c2w[camera], cameras.intrinsics[camera])
+    centre = torch.stack([slot % w, slot // w % h], -1) + 0.5  # (K, 2)
+    latents = tokens.new_zeros(n * h * w, channels)
+    latents[slot] = tokens
+    depth = z.new_zeros(n * h * w)
+    depth[slot] = z
+    offset = z.new_zeros(n * h * w, 2)
+    offset[slot] = (torch.stack([u, v], -1) - centre).clamp(-1, 1)
+    return Readout(
+        latents=latents.reshape(n, h, w, -1).permute(0, 3, 1, 2).contiguous(),
+        visibility=index >= 0,
+        depth=depth.reshape(n, h, w),
+        offset=offset.reshape(n, h, w, 2).permute(0, 3, 1, 2).contiguous(),
+        index=index,
+    )
+
+
+# ---- The fast form. The bits of a float32 depth above the token's index make an integer key that sorts by depth, then
+# by index. A cell keeps its smallest key (`amin`): the result is the same on every run and device, without a sort.
+
+
 class Landed(NamedTuple):
     """Where K points land in each of N cameras, all (N, K). Where `inside` is False, the rest may be anything."""
 
     u: Tensor  # float32, in cells
     v: Tensor
     z: Tensor  # metres
-    cell: Tensor  # int32, row * w + column, always a valid one
-    inside: Tensor  # bool: ahead by more than `near`, and within the image
+    cell: Tensor  # int32, row * w + column, always a valid cell
+    inside: Tensor  # bool: farther than NEAR, and within the image
 
 
-def land(points: Tensor, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int], near: float = NEAR) -> Landed:
+def land(points: Tensor, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Landed:
     """Project points (K, 3) into N cameras, c2w (N, 4, 4) and intrinsics (N, 4), whose grids have `size` cells.
 
-    No branch, so that every step runs at the speed of the vector unit. NaN is outside; an infinite z may be inside (the
-    depth test refuses it).
+    It has no branch, so that every step runs at the speed of the vector unit. NaN is outside. An infinite z may be
+    inside; the depth test refuses it.
     """
     (h, w), (u, v, z) = size, project(points, c2w[:, None], intrinsics[:, None])
     column, row = u.floor(), v.floor()
     inside = torch.minimum(torch.minimum(column, w - 1 - column), torch.minimum(row, h - 1 - row)) >= 0
-    inside &= z > near
+    inside &= z > NEAR
     cell = row.int().clamp_(0, h - 1).mul_(w).add_(column.int().clamp_(0, w - 1))
     return Landed(u, v, z, cell, inside)
 
@@ -125,75 +184,69 @@ def pack(priority: Tensor, index: Tensor) -> Tensor:
 
 
 def unpack(keys: Tensor) -> Tensor:
-    """The index of packed keys; -1 where no key was ever entered."""
-    return torch.where(keys == EMPTY, -1, keys & 0xFFFFFFFF)
-
-
-def handicap(offset: Tensor, side: Tensor, slack: float = SLACK) -> Tensor:
-    """How far, relatively, each hit is set back in the depth test, from 0 to 2 * slack.
-
-    Tokens of one surface differ in depth by its slant and by errors, so their order means little. Among them, the one
-    that sits in the middle of the cell and was seen at its scale describes it best. So a token is set back by a share
-    of slack for its distance from the centre, all of it from ASIDE cells on, and by another for its mismatch of scale,
-    1 - 1/(ratio of widths). A splat is off-centre by more than half a cell: it fills a hole, and covers what lies well
-    behind it, but seldom takes a cell from a token of the same surface that falls right into it.
-
-    Args:
-        offset: (K,) distance from the cell's centre in cells, the larger of x and y.
-        side: (K,) width of the token's footprint in cells.
-    """
-    mismatch = 1 - torch.minimum(side, 1 / side)
-    return slack * ((offset / ASIDE).clamp(max=1) + mismatch.nan_to_num(1.0).clamp(0, 1))
+    """The index in packed keys; -1 where no key was ever entered."""
+    return torch.where(keys == EMPTY_KEY, -1, keys & 0xFFFFFFFF)
 
 
 class DepthTest:
-    """The z-buffer of N cameras at latent size: batches of points are entered one after another, in any order.
+    """The z-buffer of N cameras at latent size. Points are added in batches, in any order.
 
-    After them, `keys` (N, h * w) int64 hold what won each cell (`unpack` gives its index), and `place` where it is.
+    It is fast by what it leaves out: a point that lies behind the nearest depth of its cell so far can't win, since a
+    priority is never smaller than the depth. Few points pass, and only those are packed and entered.
     """
 
-    def __init__(self, cameras: Cameras, near: float = NEAR, slack: float = SLACK) -> None:
-        (h, w), n, device = cameras.size, len(cameras), cameras.c2w.device
-        self.cameras, self.near, self.slack = cameras, near, slack
-        self.chunk = CHUNK if device.type == "cpu" else max(CHUNK, CHUNK_GPU)
-        self.keys = torch.full((n, h * w), EMPTY, device=device)
-        self.place = torch.full_like(self.keys, -1)
-        self._nearest = torch.full((n, h * w), NOWHERE, device=device)  # priorities of the keys
-        self._farthest = self._nearest.clone()  # of the cells within a splat's reach, from time to time
-        self._all, self._added = torch.arange(n, device=device), 0
+    def __init__(self, cameras: Cameras, penalty: float = MAX_PENALTY) -> None:
+        n, (h, w), device = len(cameras), cameras.size, cameras.c2w.device
+        self.cameras, self.penalty = cameras, penalty
+        self.chunk = CHUNK if device.type == "cpu" else CHUNK_GPU
+        self.keys = torch.full((n, h * w), EMPTY_KEY, device=device)
+        self._nearest = torch.full((n, h * w), NOTHING, device=device)  # priorities in the keys
+        self._farthest = self._nearest.clone()  # the largest of them within a splat's reach, updated now and then
+        self._batches = 0
 
-    def add(self, batch: Batch) -> None:
-        """Enter a batch."""
-        count = len(batch.points)
-        if count:
-            for cameras in (self._all if batch.cameras is None else batch.cameras).split(max(1, self.chunk // count)):
-                self._add(batch, cameras)
-        self._added += 1
-        if batch.footprints is not None and not self._added & (self._added - 1):  # the 1st, 2nd, 4th, 8th, ... time
-            self._look_around()
+    def add(
+        self, points: Tensor, index: Tensor, footprints: Tensor | None = None, cameras: Tensor | None = None
+    ) -> None:
+        """Test K points.
 
-    def _add(self, batch: Batch, cameras: Tensor) -> None:
-        """Enter a batch, of some of the cameras. What lies behind the nearest so far can't win and is left out at once:
-        a priority is never smaller than the depth."""
+        Args:
+            points: (K, 3) float32, world, metres.
+            index: (K,) int64 below 2**32, their rows in the memory. It decides ties.
+            footprints: (K,) float32 metres. With them points make splats and get a `depth_penalty`.
+            cameras: which cameras may see the points, increasing; by default all.
+        """
+        points = points.T.contiguous().T  # faster where x, y and z each lie together
+        cameras = torch.arange(len(self.cameras), device=points.device) if cameras is None else cameras
+        if len(points):
+            for part in cameras.split(max(1, self.chunk // len(points))):
+                self._add(points, index, footprints, part)
+        self._batches += 1
+        if footprints is not None and not self._batches & (self._batches - 1):  # the 1st, 2nd, 4th, 8th, ... time
+            farthest, reach = self._nearest.view(-1, 1, *self.cameras.size), 2 * MAX_SPLAT + 1
+            farthest = max_pool2d(farthest, (1, reach), 1, (0, MAX_SPLAT))
+            self._farthest = max_pool2d(farthest, (reach, 1), 1, (MAX_SPLAT, 0))
+
+    def _add(self, points: Tensor, index: Tensor, footprints: Tensor | None, cameras: Tensor) -> None:
         (h, w), intrinsics = self.cameras.size, self.cameras.intrinsics[cameras]
-        landed = land(batch.points, self.cameras.c2w[cameras], intrinsics, (h, w), self.near)
-        slot = landed.cell.add_((cameras * (h * w)).int()[:, None]).flatten()
+        landed = land(points, self.cameras.c2w[cameras], intrinsics, (h, w))
+        slot = landed.cell.add_((cameras * (h * w)).int()[:, None]).flatten()  # (n * K,) cells of all cameras
         u, v, z = landed.u.flatten(), landed.v.flatten(), landed.z.flatten()
-        new = landed.inside.flatten().logical_and_(z <= self._nearest.view(-1).index_select(0, slot))
-        pair = new.nonzero()[:, 0]
-        if batch.footprints is None:
-            self._enter(batch, pair, slot[pair].long(), z[pair])
+        hit = landed.inside.flatten().logical_and_(z <= self._nearest.view(-1).index_select(0, slot))
+        pair = hit.nonzero()[:, 0]
+        if footprints is None:
+            self._enter(slot[pair].long(), z[pair], index[pair % len(points)])
             return
-        side = (batch.footprints * intrinsics[:, :1]).div_(landed.z).flatten()
+        width = (footprints * intrinsics[:, :1]).div_(landed.z).flatten()
 
         def enter(pair: Tensor, slot: Tensor, column: Tensor, row: Tensor) -> None:
             x, y = u[pair] - (column + 0.5), v[pair] - (row + 0.5)
-            setback = handicap(torch.maximum(x.abs(), y.abs()), side[pair], self.slack)
-            self._enter(batch, pair, slot, z[pair] * (1 + setback))
+            penalty = depth_penalty(torch.maximum(x.abs(), y.abs()), width[pair], self.penalty)
+            self._enter(slot, z[pair] * (1 + penalty), index[pair % len(points)])
 
         enter(pair, slot[pair].long(), u[pair].floor(), v[pair].floor())
-        reach = side.clamp(max=2 * MAX_SPLAT + 1).mul_(0.5)
-        wide = (side > 1).logical_and_(z > self.near).logical_and_(z <= self._farthest.view(-1).index_select(0, slot))
+        # Splats: footprints wider than a cell also cover the cells whose centre lies in them.
+        reach = width.clamp(max=2 * MAX_SPLAT + 1).mul_(0.5)
+        wide = (width > 1).logical_and_(z > NEAR).logical_and_(z <= self._farthest.view(-1).index_select(0, slot))
         wide &= torch.minimum(torch.minimum(u, w - u), torch.minimum(v, h - v)).add_(reach) > 0
         pair = wide.nonzero()[:, 0]
         if not len(pair):
@@ -202,54 +255,24 @@ class DepthTest:
         x0, x1 = (u_ - reach - 0.5).ceil().clamp(min=0), (u_ + reach - 0.5).floor().clamp(max=w - 1)
         y0, y1 = (v_ - reach - 0.5).ceil().clamp(min=0), (v_ + reach - 0.5).floor().clamp(max=h - 1)
         columns, rows = (x1 - x0 + 1).clamp(min=0).long(), (y1 - y0 + 1).clamp(min=0).long()
-        covered = columns * rows
-        which = torch.repeat_interleave(covered)
+        covered = columns * rows  # (S,) cells of each splat
+        which = torch.repeat_interleave(covered)  # (cells of all splats,) the splat
         k = torch.arange(len(which), device=pair.device) - (covered.cumsum(0) - covered)[which]
         x = x0.long()[which] + k % columns[which]
         y = y0.long()[which] + k // columns[which]
-        first = cameras[pair // len(batch.points)] * (h * w)
-        slot = first[which] + y * w + x
-        beside = (x != u_.floor().long()[which]) | (y != v_.floor().long()[which])  # its own cell it has already
-        beside &= z[pair][which] <= self._nearest.view(-1)[slot]
-        enter(pair[which[beside]], slot[beside], x[beside], y[beside])
+        slot = (cameras[pair // len(points)] * (h * w))[which] + y * w + x
+        new = (x != u_.floor().long()[which]) | (y != v_.floor().long()[which])  # the point's own cell is done
+        new &= z[pair][which] <= self._nearest.view(-1)[slot]
+        enter(pair[which[new]], slot[new], x[new], y[new])
 
-    def _look_around(self) -> None:
-        """The farthest of the nearest depths within a splat's reach: what lies behind it has nothing to cover."""
-        farthest = self._nearest.view(-1, 1, *self.cameras.size)
-        for window, margin in (((1, 2 * MAX_SPLAT + 1), (0, MAX_SPLAT)), ((2 * MAX_SPLAT + 1, 1), (MAX_SPLAT, 0))):
-            farthest = torch.nn.functional.max_pool2d(farthest, window, 1, margin)
-        self._farthest = farthest
-
-    def _enter(self, batch: Batch, pair: Tensor, slot: Tensor, priority: Tensor) -> None:
-        point = pair % len(batch.points)
-        keys, key = self.keys.view(-1), pack(priority, batch.index[point])
-        keys.scatter_reduce_(0, slot, key, "amin")
+    def _enter(self, slot: Tensor, priority: Tensor, index: Tensor) -> None:
+        self.keys.view(-1).scatter_reduce_(0, slot, pack(priority, index), "amin")
         self._nearest.view(-1).scatter_reduce_(0, slot, priority, "amin")
-        won = keys[slot] == key
-        self.place.view(-1)[slot[won]] = batch.place[point[won]]
 
-    def readout(self, gather: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Readout:
-        """What the cameras see. `gather` gets places (K,) and returns positions (K, 3) and tokens (K, C)."""
-        (h, w), n, cameras = self.cameras.size, len(self.cameras), self.cameras
-        index, place = unpack(self.keys).flatten(), self.place.flatten()
-        slot = (index >= 0).nonzero()[:, 0]
-        camera = slot // (h * w)
-        positions, tokens = gather(place[slot])
-        u, v, z = project(positions, cameras.c2w[camera], cameras.intrinsics[camera])
-        centre = torch.stack([slot % w, slot // w % h], -1) + 0.5
-        latents = tokens.new_zeros(n * h * w, tokens.shape[1])
-        latents[slot] = tokens
-        depth = z.new_zeros(n * h * w)
-        depth[slot] = z
-        offset = z.new_zeros(n * h * w, 2)
-        offset[slot] = (torch.stack([u, v], -1) - centre).clamp(-1, 1)
-        return Readout(
-            latents=latents.reshape(n, h, w, -1).permute(0, 3, 1, 2).contiguous(),
-            visibility=(index >= 0).reshape(n, h, w),
-            depth=depth.reshape(n, h, w),
-            offset=offset.reshape(n, h, w, 2).permute(0, 3, 1, 2).contiguous(),
-            index=index.reshape(n, h, w),
-        )
+    @property
+    def index(self) -> Tensor:
+        """(N, h, w) int64: the rows that won, -1 for none."""
+        return unpack(self.keys).view(-1, *self.cameras.size)
 
 
 def reproject(
@@ -257,16 +280,16 @@ def reproject(
     tokens: Tensor,
     cameras: Cameras,
     footprints: Tensor | None = None,
-    near: float = NEAR,
-    slack: float = SLACK,
+    penalty: float = MAX_PENALTY,
 ) -> Readout:
-    """Stage 3 of the paper: read points (P, 3) and their tokens (P, C) from N cameras **at latent size**, all at once.
+    """Stage 3 of the paper: read points (P, 3) and their tokens (P, C) with N cameras **at latent size**, all at once.
 
-    Without footprints this is the paper's readout: in each cell the token with the smallest z-depth wins, ties go to
-    the lowest index. With `footprints` (P,) in metres a token that is seen from nearer than it was written, whose
-    footprint is therefore wider than a cell, also covers the cells whose centre is inside a square of its width
-    (footprint * fx / z cells) around it, at most MAX_SPLAT cells away; and tokens of one surface compete by how well
-    they fit the cell (`handicap`). Points that are not finite, or nearer than `near`, cover nothing.
+    Without footprints this is the paper's readout: in each cell the token with the smallest z-depth wins, and ties go
+    to the lower index. With `footprints` (P,) in metres two things change. A token whose footprint is wider than a cell
+    (the camera is nearer than the one that wrote it) also covers the cells whose centre lies in a square of that width
+    around it, footprint * fx / z cells, at most MAX_SPLAT cells away. And tokens of one surface compete by how well
+    they fit the cell (`depth_penalty`, at most `penalty` for each of its halves). Points that are not finite, or nearer
+    than NEAR, cover nothing.
 
     Raises:
         ValueError: shapes do not fit.
@@ -277,10 +300,7 @@ def reproject(
         raise ValueError(f"tokens: expected ({len(points)}, C), one row a point, got shape {tuple(tokens.shape)}")
     if footprints is not None and footprints.shape != points.shape[:1]:
         raise ValueError(f"footprints: expected ({len(points)},), got shape {tuple(footprints.shape)}")
-    test = DepthTest(cameras, near, slack)
-    for start in range(0, len(points), test.chunk):
-        part = slice(start, start + test.chunk)
-        index = torch.arange(start, min(start + test.chunk, len(points)), device=points.device)
-        sizes = None if footprints is None else footprints[part]
-        test.add(Batch(points[part].T.contiguous().T, index, index, sizes))
-    return test.readout(lambda place: (points[place], tokens[place]))
+    test = DepthTest(cameras, penalty)
+    for rows in torch.arange(len(points), device=points.device).split(test.chunk):
+        test.add(points[rows], rows, None if footprints is None else footprints[rows])
+    return readout_of(test.index, cameras, tokens.shape[1], lambda rows: (points[rows], tokens[rows]))

@@ -13,13 +13,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mirage_nb.memory import Memory
 from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
 
 FORMAT = "mirage-run"
@@ -41,7 +41,7 @@ def digest(*values) -> str:
 
 
 def model_digest(components: dict) -> str:
-    """A hash of the models: their configurations, and a pinch of each one's weights."""
+    """A hash of the models: their configurations, and some of each one's weights."""
     parts = []
     for name, component in sorted(components.items()):
         config = getattr(component, "config", {})
@@ -73,14 +73,14 @@ class Run:
             raise NotADirectoryError(f"output_dir: {folder} is a file, expected a folder")
         state = self.folder / "state.json"
         if state.exists():
-            self._take_up(state)
+            self._go_on_from(state)
         elif seed is None:
             self.seed = draw_seed()
-        with self._room():
+        with self._disk_is_full():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_state()
 
-    def _take_up(self, path: Path) -> None:
+    def _go_on_from(self, path: Path) -> None:
         try:
             state = json.loads(path.read_text())
             if state["format"] != FORMAT:
@@ -106,19 +106,19 @@ class Run:
             loaded.append({**tensors} | {name: settings[name] for name in ("seconds", "tokens", "fits")})
         return loaded
 
-    def memory(self, load: Callable[[Path], object]):
-        """The memory after the last segment done."""
+    def memory(self, memory: Memory) -> Memory:
+        """The memory after the last segment done, of the kind of the one given."""
         path = self.folder / self.memory_file
-        return load(path if path.exists() else self.folder / "memory.safetensors")  # renamed, then stopped
+        return memory.load(path if path.exists() else self.folder / "memory.safetensors")  # renamed, then stopped
 
-    def commit(self, index: int, tensors: dict[str, Tensor], settings: dict, memory) -> None:
+    def commit(self, index: int, tensors: dict[str, Tensor], settings: dict, memory: Memory) -> None:
         """Store a segment and the memory after it. The disk being full leaves the run as it was before.
 
         Raises:
             OSError: what to do is in the message.
         """
         name = f"memory-{index + 1:03d}.safetensors"
-        with self._room():
+        with self._disk_is_full():
             save_tensors(self._segment(index), SEGMENT, tensors, settings)
             memory.save(self.folder / name)
             old, self.segments, self.memory_file = self.memory_file, index + 1, name
@@ -140,20 +140,18 @@ class Run:
         write_aside(self.folder / "state.json", json.dumps({**state, "inputs": self.inputs}, indent=1).encode())
 
     @contextmanager
-    def _room(self):
+    def _disk_is_full(self):
         try:
             yield
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            advice = "what was done is kept, make room and call again to go on"
+            advice = "what was done is kept; free some space and call again to go on"
             raise OSError(error.errno, f"output_dir: the disk of {self.folder} is full; {advice}") from None
 
 
-def draw_seed(generator: torch.Generator | None = None) -> int:
-    """A seed in [0, 2**31)."""
-    device = "cpu" if generator is None else generator.device
-    if generator is None:
-        generator = torch.Generator()
-        generator.seed()
-    return int(torch.randint(2**31, (), generator=generator, device=device))
+def draw_seed() -> int:
+    """A random seed in [0, 2**31)."""
+    generator = torch.Generator()
+    generator.seed()
+    return int(torch.randint(2**31, (), generator=generator))

@@ -1,58 +1,59 @@
-"""Stage 5, segment stitching: a long video, one segment at a time, with the memory between them.
+"""Stage 5, segment stitching: a long video, one segment at a time, with the memory between the segments.
 
-For each segment: read the memory for its cameras, denoise with the first latent frame clean (the last one of the
-segment before), decode, find the depth, mask, lift and write; then the next one. What is written are the generated
-latents themselves. They are never rendered and encoded again, which is the point of the paper.
+`rollout` is the paper's loop. For each segment it reads the memory for the segment's cameras, denoises with the first
+latent frame clean (the last one of the segment before), decodes, finds the depth, masks, lifts and writes. What it
+writes are the generated latents themselves. They are never rendered and encoded again, which is the paper's point.
 
-A model that was trained for it looks ahead as well: a view further along the path is made in one leap and written, and
-the segments that lead there read it (`denoising.look_ahead`, no part of the paper).
-
-The generator and the memory are known here only by what they can do, so that any of them can be swapped.
+The loop knows the generator and the memory only by what they can do, so each of them can be replaced.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.context import Past, find_context
 from mirage_nb.denoising import denoise
-from mirage_nb.depth_alignment import Fit
+from mirage_nb.depth_alignment import NO_SCALE, Fit, estimate_depth
+from mirage_nb.masking import find_moving, writable
+from mirage_nb.memory import Memory
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.vae import decode, encode, precision, spatial_stride, temporal_stride, visible_latents
-from mirage_nb.reprojection import Readout
-from mirage_nb.scenes import STAGES, Clock, Scenes, align_scale
-from mirage_nb.segments import plan_segments, segment_noise
-
-__all__ = ["STAGES", "SegmentResult", "align_scale", "as_frames", "as_pixels", "denoise", "frame_encoder", "rollout"]
-
-
-NO_SCALE = (
-    "depth: relative depth can't be aligned, nothing says its scale; give the first frame's depth, or take a "
-    "metric model"
+from mirage_nb.models.vae import (
+    as_pixels,
+    as_uint8,
+    decode,
+    frame_encoder,
+    precision,
+    spatial_stride,
+    temporal_stride,
+    visible_latents,
 )
+from mirage_nb.reprojection import Readout
 
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What one segment made, for B scenes. Joined along their time, the results of all segments are the whole video.
+    """What one segment made, for B scenes. The results of all segments, joined along time, are the whole video.
 
     Attributes:
         index: which segment, from 0.
         frames: (B, T, H, W, 3) uint8, the new frames. The first segment begins with the given image.
-        latents: (B, C, t, h, w) float32, the new latents, those of the given image first.
-        depth: (B, t, H, W) z-depth in metres of the new latent frames, as it was written.
-        readouts: B of them, what the memory showed for this segment's latent frames, the overlap included.
-        seconds: of read, denoise, decode, depth and write, for all scenes together.
-        tokens: B counts, how many tokens each memory holds after this segment.
-        written: (B, t, h, w) bool, the cells of the new latent frames that were allowed into the memory.
-        references: B lists of the latent frames (counted from the video's first) that the generator was shown as they
-            are, the most overlapping first.
-        fits: B lists, how well the estimated depth of the new latent frames fitted the memory's, after that of a view
-            ahead where one was made; empty where it was given.
+        latents: (B, C, t, h, w) float32, the new latent frames, that of the given image first.
+        depth: (B, t, H, W) z-depth in metres of the new latent frames.
+        readouts: B readouts, what the memory showed to the segment's latent frames, its clean first frame included.
+        mask: (B, t, h, w) bool, the cells of the new latent frames that could be written.
+        references: B lists of the latent frames (counted from the video's first) that the generator saw as references.
+        fits: B lists, how well the estimated depth of the new latent frames fitted the memory's; empty where depth was
+            given.
+        tokens: B counts, how many points each memory holds after the segment.
+        seconds: by stage: read, denoise, decode, depth and write, for all scenes together.
     """
 
     index: int
@@ -60,47 +61,37 @@ class SegmentResult:
     latents: Tensor
     depth: Tensor
     readouts: list[Readout]
-    seconds: dict[str, float]
-    tokens: list[int]
-    written: Tensor
+    mask: Tensor
     references: list[list[int]]
     fits: list[list[Fit]]
+    tokens: list[int]
+    seconds: dict[str, float]
 
     @property
     def visibility(self) -> Tensor:
-        """(B, t, h, w) bool: which cells of the new latent frames the memory showed. The given image counts as none."""
+        """(B, t, h, w) bool, the cells of the new latent frames that the memory showed; none of the given image's."""
         seen = torch.stack([readout.visibility for readout in self.readouts])
         return torch.cat([torch.zeros_like(seen[:, :1]), seen[:, 1:]], 1) if self.index == 0 else seen[:, 1:]
 
 
-def new_frames_per_segment(models) -> int:
-    """Pixel frames that a segment of this model adds."""
-    return (models.transformer.config.segment_latent_frames - 1) * temporal_stride(models.vae)
+@dataclass(frozen=True)
+class Resume:
+    """Where an earlier rollout stopped: what it takes, with its memories, to go on as if it had not stopped.
 
+    Attributes:
+        segments: how many are done.
+        latents: (B, C, n, h, w), all latent frames so far.
+        depth: (B, n, H, W) their depth.
+    """
 
-def as_pixels(frames: Tensor) -> Tensor:
-    """uint8 (..., H, W, 3) to float (..., 3, H, W) in [-1, 1]."""
-    return frames.movedim(-1, -3).float() / 127.5 - 1
-
-
-def as_frames(pixels: Tensor) -> Tensor:
-    """Float (..., 3, H, W) in [-1, 1] to uint8 (..., H, W, 3)."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1)
-
-
-def frame_encoder(vae) -> Callable[[Tensor], Tensor]:
-    """The VAE as single frames see it: (N, 3, H, W) in [-1, 1] to latents (N, C, h, w). What `RGBPointCloud` needs."""
-
-    def encode_frames(pixels: Tensor) -> Tensor:
-        with precision(vae, pixels.device):
-            return encode(vae, pixels[:, :, None])[:, :, 0].float()
-
-    return encode_frames
+    segments: int
+    latents: Tensor
+    depth: Tensor
 
 
 def rollout(
     models,
-    memories: Sequence,
+    memories: Sequence[Memory],
     image: Tensor,
     cameras: Sequence[Cameras],
     *,
@@ -108,59 +99,166 @@ def rollout(
     num_inference_steps: int = 2,
     depth: Tensor | None = None,
     moving: Tensor | None = None,
-    encoder_hidden_states: Tensor | None = None,
+    prompt_embeds: Tensor | None = None,
     on_step: Callable[[int, int, Tensor, Tensor], Tensor] | None = None,
-    done: int = 0,
-    latents: Tensor | None = None,
-    past: tuple[Tensor, Tensor] | None = None,
     references: int = 0,
     preceding: int = 0,
-    overlap: bool = True,
-    lookahead: int = 0,
-    takes: int = 1,
-    image_shifts: int = 1,
+    resume: Resume | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[SegmentResult]:
     """Generate B videos of equal length at once, segment by segment (paper: segment stitching).
 
     Args:
-        models: anything with `vae`, `transformer`, `scheduler` and `depth_estimator` (a `MiragePipeline`, say).
-        memories: B memories, written as the videos grow. What they hold already is remembered.
-        image: (B, H, W, 3) uint8, the first frames.
-        cameras: B times T cameras, one a pixel frame, of the image's size.
+        models: anything with `vae`, `transformer`, `scheduler`, `depth_estimator` and `mask_estimator` (the last two
+            may be None), such as a `MiragePipeline`.
+        memories: B memories, written as the videos grow. What they hold already is read, too.
+        image: (B, H, W, 3) uint8, the first frames; when resuming, the last frames so far.
+        cameras: B times T cameras of the whole videos, one a pixel frame, of the image's size.
         seeds: B of them; a scene's noise depends on its seed alone.
-        depth: z-depth in metres where it is known: (B, T, H, W) of all frames, or (B, H, W) of the first ones. The rest
-            is estimated, and its scale aligned to the memory's depth.
-        moving: (B, T, H, W) bool, what must not be written: moving things (and sky, where the depth is estimated); all
-            False writes everything. By default it is found: by the models' `mask_estimator`, if they have one, and by
-            consistency with the frames before and with the memory (`scenes.find_moving`).
-        encoder_hidden_states: (B, L, text_dim) for a model with text.
-        on_step: called after each step with segment, step, timestep and latents (B, C, t, h, w); returns the latents.
-        done: how many segments the memories hold from an earlier, interrupted run; `image` is their last frame, then.
-        latents: (B, C, h, w) of the image; by default it is encoded.
-        past: latents (B, C, n, h, w) and depth (B, n, H, W) of all latent frames of the `done` segments.
-        references, preceding: how many clean past latent frames the generator is shown beside the memory, at most: such
-            as overlap with the segment's voxels, and the last ones before it (paper: 4 and 2). For models that were
-            trained with them; the bundled one was, and is best with 4 and 0.
-        overlap: show the generator the last frame of the segment before, clean, as the first of the next one. Without
-            it (to see what it is worth) that frame is made again, and thrown away.
-        lookahead: every so many frames, first imagine the view as many frames ahead (or at the path's end) in one leap,
-            and write it to the memory, if it shows much that is new; 0 never does. What a long way out invents then
-            hangs on a chain of few links, not of one a segment. And what is new, there and in the segments, is made of
-            what the first frame shows (`drawing`). A multiple of a segment's new frames; for models that were trained
-            to leap, without temporal compression.
-        takes: how many versions of each view ahead to make; the one that `denoising.best_take` says is kept.
-        image_shifts: at how many places along a cell's edge the given images are remembered, a divisor of the VAE's
-            stride: 4 encodes them 16 times, a quarter of a cell apart (`Scenes.remember_between`), so that a camera
-            whose cells end up between those of the image finds tokens that fit.
+        num_inference_steps: denoising steps a segment.
+        depth: z-depth in metres where it is given: (B, T, H, W) of all frames, or (B, H, W) of the first ones. The rest
+            is estimated, in the scale of the memory's depth.
+        moving: (B, T, H, W) bool, what must not be written: moving things (and sky, where depth is estimated). By
+            default the mask estimator and geometry find it (`masking.find_moving`).
+        prompt_embeds: (B, L, text_dim) for a model that reads text.
+        on_step: called after each denoising step with segment, step, timestep and latents (B, C, t, h, w); returns the
+            latents to go on with.
+        references, preceding: how many clean past latent frames of each kind the generator sees, at most (paper: 4 and
+            2; see `context`). The bundled model was trained with 4 and 0.
+        resume: where an earlier rollout stopped.
         device: where to compute; by default where the transformer is.
 
     Yields:
         A `SegmentResult` after each segment.
 
     Raises:
-        ValueError: the inputs do not fit together. Raised by the call itself.
+        ValueError: the inputs do not fit together. The call itself raises it, before any work.
     """
+    stride, latent_step = spatial_stride(models.vae), temporal_stride(models.vae)  # pixels; frames a latent frame
+    depth = depth[:, None] if depth is not None and depth.ndim == 3 else depth
+    _check_rollout(models, memories, image, cameras, seeds, depth, moving)
+    segments = plan_segments(len(cameras[0]), new_frames_per_segment(models), latent_step)
+    device = torch.device(device or next(models.transformer.parameters()).device)
+    cameras = [views.to(device) for views in cameras]
+    past: list[Past] = [Past() for _ in memories]
+    last_fit: list[Fit | None] = [None for _ in memories]
+    if resume is not None:
+        at = list(range(0, len(cameras[0]), latent_step))[: resume.latents.shape[2]]
+        for b, frames in enumerate(past):
+            frames.add(resume.latents[b].transpose(0, 1).to(device), resume.depth[b].to(device), cameras[b][at])
+
+    def read(at: list[int]) -> list[Readout]:
+        channels, views = int(models.vae.config.z_dim), [c[at] for c in cameras]
+        return [
+            memory.read(v).to(device) if len(memory) else Readout.empty(v.downscale(stride), channels)
+            for memory, v in zip(memories, views)
+        ]
+
+    def find_depth(pixels: Tensor, at: list[int], readouts: list[Readout]) -> tuple[Tensor, list[list[Fit]]]:
+        if depth is not None and at[-1] < depth.shape[1]:
+            return depth[:, at].to(device, torch.float32), [[] for _ in memories]
+        found, fits = estimate_depth(models.depth_estimator, pixels, [c[at] for c in cameras], readouts, last_fit)
+        last_fit[:] = [own[-1] for own in fits]
+        return found, fits
+
+    def mask_and_write(
+        pixels: Tensor, latents: Tensor, depth: Tensor, at: list[int], readouts: list[Readout]
+    ) -> Tensor:
+        masks = []
+        for b, memory in enumerate(memories):
+            tokens, views = latents[b].transpose(0, 1), cameras[b][at]  # (t, C, h, w)
+            past[b].add(tokens, depth[b], views)
+            moves, sky = None, None
+            if moving is not None:  # a latent frame stands for all pixel frames since the one before
+                spans = [moving[b, max(0, frame - latent_step + 1) : frame + 1].any(0) for frame in at]
+                moves = torch.stack(spans).to(device)
+            elif models.mask_estimator is not None:
+                moves, sky = models.mask_estimator.predict(pixels[b])
+            mask = writable(depth[b], moves, sky, stride=stride)
+            if moving is None:
+                moved, gone = find_moving(past[b], readouts[b], depth[b])
+                mask &= ~moved
+                if len(gone):
+                    memory.delete(torch.zeros(len(memory), dtype=torch.bool).index_fill_(0, gone.cpu(), True))
+            if (depth[b] > 0).any():  # else all is sky, and there is nothing to write
+                # Half precision is far finer than what the VAE tells apart, and takes half the memory.
+                memory.write(tokens.half(), depth[b], views, mask, frames=pixels[b])
+            masks.append(mask)
+        return torch.stack(masks)
+
+    @torch.no_grad()
+    def loop() -> Iterator[SegmentResult]:
+        encode_frames = frame_encoder(models.vae)
+        layout, constant = models.transformer.config.memory_layout, None
+        if layout == "wan":  # made once: no segment is longer than the first
+            latent_frames = len(segments[0].latent_frames) + preceding
+            constant = visible_latents(models.vae, latent_frames, image.shape[1:3], device)
+        if resume is not None and latent_step == 1:
+            first = resume.latents[:, :, -1].to(device)  # (B, C, h, w)
+        else:
+            first = encode_frames(as_pixels(image.to(device)))
+        for segment in segments[0 if resume is None else resume.segments :]:
+            clock, at, parts = Clock(device), segment.latent_frames, []
+            if segment.index == 0:  # the given image is written before anything is generated
+                pixels = as_pixels(image.to(device))[:, None]  # (B, 1, 3, H, W)
+                with clock("read"):
+                    readouts = read([0])
+                with clock("depth"):
+                    found, fits = find_depth(pixels, [0], readouts)
+                with clock("write"):
+                    mask = mask_and_write(pixels, first[:, :, None], found, [0], readouts)
+                parts.append((image[:, None], first[:, :, None], found, mask, fits))
+            with clock("read"):
+                readouts = read(at)
+                views = [c[at].downscale(stride) for c in cameras]
+                context, chosen, precede = find_context(past, readouts, views, references, preceding)
+                branch_at = at + [latent_step * frame for frame in precede]  # the branch sees preceding frames, too
+                branch = read(branch_at) if precede else readouts
+            with clock("denoise"):
+                views = [c[branch_at].downscale(stride) for c in cameras]
+                control = memory_control(
+                    branch, views, layout, None if constant is None else constant[:, : len(branch_at)]
+                )
+                shape = (first.shape[1], len(at), *first.shape[2:])
+                noise = torch.stack([segment_noise(seed, segment.index, shape) for seed in seeds]).to(device)
+                step = None if on_step is None else lambda *args, index=segment.index: on_step(index, *args)
+                latents = denoise(
+                    models, first, noise, control, num_inference_steps,
+                    prompt_embeds=prompt_embeds, context=context, on_step=step,
+                )  # fmt: skip
+            new, new_at = latents[:, :, 1:], at[1:]
+            with clock("decode"), precision(models.vae, device):
+                # Without temporal compression frames are decoded one by one: the first one need not come along.
+                video = decode(models.vae, new) if latent_step == 1 else decode(models.vae, latents)[:, :, 1:]
+                video = video.transpose(1, 2)  # (B, T, 3, H, W)
+            pixels, readouts_of_new = video[:, latent_step - 1 :: latent_step], [readout[1:] for readout in readouts]
+            with clock("depth"):
+                found, fits = find_depth(pixels, new_at, readouts_of_new)
+            with clock("write"):
+                mask = mask_and_write(pixels, new, found, new_at, readouts_of_new)
+            parts.append((as_uint8(video), new, found, mask, fits))
+            frames, made, depths, masks, fits = zip(*parts)
+            # A video VAE encodes its first frame alone. The last latent frame of a segment stands for several frames,
+            # so the next segment begins with the last frame, encoded anew.
+            first = latents[:, :, -1] if latent_step == 1 else encode_frames(as_pixels(frames[-1][:, -1]))
+            yield SegmentResult(
+                index=segment.index,
+                frames=torch.cat([part.cpu() for part in frames], 1),
+                latents=torch.cat(made, 2),
+                depth=torch.cat(depths, 1),
+                readouts=readouts,
+                mask=torch.cat(masks, 1),
+                references=chosen,
+                fits=[sum(own, []) for own in zip(*fits)],
+                tokens=[len(memory) for memory in memories],
+                seconds=clock.seconds,
+            )
+
+    return loop()
+
+
+def _check_rollout(models, memories, image, cameras, seeds, depth, moving) -> None:
+    """Raise ValueError where the inputs of `rollout` do not fit together."""
     batch, height, width, _ = image.shape
     counts = {len(c) for c in cameras}
     if not batch == len(memories) == len(cameras) == len(seeds) or len(counts) != 1:
@@ -168,93 +266,91 @@ def rollout(
     if any(c.size != (height, width) for c in cameras):
         raise ValueError(f"cameras: expected the image's size {height}x{width}, got {cameras[0].size}")
     num_frames = counts.pop()
-    depth = depth[:, None] if depth is not None and depth.ndim == 3 else depth
     for name, value, lengths in (("depth", depth, (1, num_frames)), ("moving", moving, (num_frames,))):
         if value is not None and tuple(value.shape) not in [(batch, n, height, width) for n in lengths]:
             raise ValueError(f"{name}: expected {(batch, num_frames, height, width)}, got {tuple(value.shape)}")
     if models.depth_estimator is None and (depth is None or depth.shape[1] == 1):
         raise ValueError("depth: there is no depth estimator, so the depth (T, H, W) of every frame is needed")
-    if getattr(models.depth_estimator, "relative", False) and depth is None and not all(map(len, memories)):
-        raise ValueError(NO_SCALE)
-    each = new_frames_per_segment(models)
-    if lookahead and (lookahead < 0 or lookahead % each or temporal_stride(models.vae) > 1):
-        rule = f"a multiple of {each}" if temporal_stride(models.vae) == 1 else "0, this VAE compresses time"
-        raise ValueError(f"lookahead: expected {rule}, got {lookahead}")
-    if takes < 1:
-        raise ValueError(f"takes: expected at least 1, got {takes}")
-    if image_shifts < 1 or spatial_stride(models.vae) % image_shifts:
-        raise ValueError(f"image_shifts: expected a divisor of {spatial_stride(models.vae)}, got {image_shifts}")
-    if lookahead and done and past is None:
-        raise ValueError("past: expected, views ahead are held against the first frame of the run that is taken up")
-    segments = plan_segments(num_frames, each, temporal_stride(models.vae))
-    device = torch.device(device or next(models.transformer.parameters()).device)
-    scenes = Scenes(models, list(memories), [c.to(device) for c in cameras], depth, moving, device)
-    if past is not None:
-        scenes.recall(*past, at=list(range(0, num_frames, temporal_stride(models.vae)))[: past[0].shape[2]])
-    text, steps = encoder_hidden_states, num_inference_steps
-    beside = references, preceding, overlap, lookahead, takes, image_shifts
-    return _roll(scenes, segments[done:], image.to(device), latents, seeds, steps, text, on_step, beside)
+    if models.depth_estimator is not None and models.depth_estimator.relative:
+        if depth is None and not all(map(len, memories)):
+            raise ValueError(NO_SCALE)
 
 
-@torch.no_grad()
-def _roll(scenes: Scenes, segments, image, latents, seeds, steps, text, on_step, beside) -> Iterator[SegmentResult]:
-    vae, device = scenes.models.vae, scenes.device
-    most_references, most_preceding, keep_overlap, lookahead, takes, image_shifts = beside
-    stride = temporal_stride(vae)
-    overlap = frame_encoder(vae)(as_pixels(image)) if latents is None else latents.to(device)
-    layout, constant = scenes.models.transformer.config.memory_layout, None
-    if layout == "wan" and segments:  # once for all segments: none is longer than the first
-        constant = visible_latents(vae, len(segments[0].latent_frames) + most_preceding, image.shape[1:3], device)
-    for segment in segments:
-        clock, at = Clock(device), segment.latent_frames
-        fitted = [len(fits) for fits in scenes.fits]
-        parts = []
-        if segment.index == 0:
-            first = overlap[:, :, None]
-            parts.append(
-                (image[:, None], first, *scenes.remember(as_pixels(image)[:, :, None], first, [0], None, clock))
-            )
-            scenes.remember_between(as_pixels(image), image_shifts, *parts[0][2:], frame_encoder(vae), clock)
-        if lookahead and segment.start % lookahead == 0:
-            look_ahead(scenes, segment, lookahead, takes, overlap, seeds, steps, text, clock)
-        with clock("read"):
-            readouts = [scenes.read(scene, at) for scene in range(len(seeds))]
-            context, references, preceding = scenes.context(readouts, at, most_references, most_preceding)
-            # The branch sees the frames that precede as well, after the target.
-            whole = at + [stride * frame for frame in preceding]
-            shown = [scenes.read(scene, whole) for scene in range(len(seeds))] if preceding else readouts
-        with clock("denoise"):
-            views = [c[whole].downscale(spatial_stride(vae)) for c in scenes.cameras]
-            control = memory_control(shown, views, layout, None if constant is None else constant[:, : len(whole)])
-            shape = (overlap.shape[1], len(at), *overlap.shape[2:])
-            noise = torch.stack([segment_noise(seed, segment.index, shape) for seed in seeds]).to(device)
-            report = None if on_step is None else lambda *args, index=segment.index: on_step(index, *args)
-            clean = overlap if keep_overlap or segment.index == 0 else None
-            # Looking ahead, what no memory shows is made of what the first frame shows; but a memory that never holds
-            # anything is there to see what is made without.
-            world = scenes.first() if lookahead and any(map(len, scenes.memories)) else None
-            given = scenes.given(readouts) if world is not None else None
-            latents = denoise(scenes.models, clean, noise, control, steps, text, report, context, world, given)
-        with clock("decode"), precision(vae, device):
-            # Without temporal compression frames are decoded one by one: the overlap need not come along.
-            video = decode(vae, latents[:, :, 1:]) if stride == 1 else decode(vae, latents)[:, :, 1:]
-        new = latents[:, :, 1:]
-        known = [readout[1:] for readout in readouts]
-        kept = scenes.remember(video[:, :, stride - 1 :: stride], new, at[1:], known, clock)
-        parts.append((as_frames(video.transpose(1, 2)), new, *kept))
-        frames, made, depths, written = zip(*parts)
-        # A video VAE codes its first frame by itself. So the last latent of a segment, which stands for several frames,
-        # can't be the first of the next one: that is the last frame, encoded alone.
-        overlap = latents[:, :, -1] if stride == 1 else frame_encoder(vae)(as_pixels(frames[-1][:, -1]))
-        yield SegmentResult(
-            index=segment.index,
-            frames=torch.cat(frames, 1).cpu(),
-            latents=torch.cat(made, 2),
-            depth=torch.cat(depths, 1),
-            readouts=readouts,
-            seconds=clock.seconds,
-            tokens=[len(memory) for memory in scenes.memories],
-            written=torch.cat(written, 1),
-            references=references,
-            fits=[fits[n:] for fits, n in zip(scenes.fits, fitted)],
-        )
+# ---- The plan: which frames belong to which segment, and which noise each one starts from
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Pixel frames start, ..., stop - 1 of a video. Its first frame is the last one of the segment before (or the given
+    image)."""
+
+    index: int
+    start: int
+    stop: int
+    latent_step: int
+
+    @property
+    def latent_frames(self) -> list[int]:
+        """The pixel frame whose pose each latent frame has, the clean first one included."""
+        return list(range(self.start, self.stop, self.latent_step))
+
+
+def new_frames_per_segment(models) -> int:
+    """Pixel frames that a segment of this model adds."""
+    return (models.transformer.config.segment_latent_frames - 1) * temporal_stride(models.vae)
+
+
+def plan_segments(num_frames: int, new_frames_per_segment: int, temporal_stride: int = 1) -> list[Segment]:
+    """Cut a video into segments that share one frame; every frame is new in exactly one. The last may be shorter.
+
+    Args:
+        num_frames: pixel frames, stride * k + 1 for a k of at least 1.
+        new_frames_per_segment: pixel frames that a segment adds, a multiple of the stride (paper: 32).
+        temporal_stride: pixel frames per latent frame (paper: 4).
+
+    Raises:
+        ValueError: a count that does not fit; the message offers the nearest ones that do.
+    """
+    stride = temporal_stride
+    if new_frames_per_segment < stride or new_frames_per_segment % stride:
+        raise ValueError(f"new_frames_per_segment: expected a multiple of {stride}, got {new_frames_per_segment}")
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int):
+        raise ValueError(f"num_frames: expected an integer, got {num_frames!r}")
+    if num_frames <= stride or (num_frames - 1) % stride:
+        below = (num_frames - 1) // stride * stride + 1
+        near = [str(n) for n in (below, below + stride) if n > stride] or [str(stride + 1)]
+        rule = f"{stride} * k + 1" if stride > 1 else "at least 2"
+        raise ValueError(f"num_frames: expected {rule}, got {num_frames}; the nearest is {' or '.join(near)}")
+    starts = range(0, num_frames - 1, new_frames_per_segment)
+    return [
+        Segment(index, start, min(start + new_frames_per_segment, num_frames - 1) + 1, stride)
+        for index, start in enumerate(starts)
+    ]
+
+
+def segment_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
+    """The noise that a segment starts from. It depends on seed and index only, so that a resumed run, a batch, and
+    every kind of memory get the same."""
+    mixed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])  # torch uses 32 bits of a seed
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed))
+
+
+class Clock:
+    """Seconds by stage, an accelerator's work included: `with clock("read"): ...`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(("read", "denoise", "decode", "depth", "write"), 0.0)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def __call__(self, stage: str):
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += self._now() - start

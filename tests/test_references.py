@@ -15,7 +15,7 @@ from mirage_nb.context import LEAST_OVERLAP, Context, choose_references, overlap
 from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.presets import build_micro
 from mirage_nb.paths import camera_path
-from mirage_nb.segments import segment_noise
+from mirage_nb.stitching import segment_noise
 from mirage_nb.stitching import rollout
 
 SIZE = (32, 48)

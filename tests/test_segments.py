@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_nb.segments import plan_segments, segment_noise
+from mirage_nb.stitching import plan_segments, segment_noise
 
 
 @given(stride=st.integers(1, 5), latent=st.integers(1, 9), count=st.integers(1, 60))

@@ -15,7 +15,7 @@ from mirage_nb.models.control import memory_control
 from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import spatial_stride
 from mirage_nb.paths import camera_path
-from mirage_nb.segments import segment_noise
+from mirage_nb.stitching import segment_noise
 from mirage_nb.stitching import (
     STAGES,
     align_scale,

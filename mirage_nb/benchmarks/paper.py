@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mirage_nb.benchmarks.measure import Peak, Results, measured, one_thread, timer_of
 from mirage_nb.benchmarks.race import MEMORIES
-from mirage_nb.cameras import Cameras
-from mirage_nb.data.rooms.room import Room, default_intrinsics
+from mirage_nb.cameras import Cameras, default_intrinsics
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.masking import writable
 from mirage_nb.memory.baselines import CODEC, as_picture, make_memory
 from mirage_nb.models.vae import decode, encode, temporal_stride, use_frame_kernels

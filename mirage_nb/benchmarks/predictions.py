@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mirage_nb.benchmarks.costs import HALF, decoder_work, depth_work, encoder_work, transformer_work
 from mirage_nb.benchmarks.rates import Rates, Work
-from mirage_nb.cameras import Cameras
-from mirage_nb.data.rooms.room import Room, default_intrinsics
+from mirage_nb.cameras import Cameras, default_intrinsics
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.memory.baselines import CODEC
 from mirage_nb.models.vae import spatial_stride, temporal_stride
 from mirage_nb.reprojection import CHUNK

@@ -17,8 +17,7 @@ from mirage_nb.data.clip import Clip
 from mirage_nb.evaluation import closed_loop_psnr, psnr, there_and_back_room
 from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.vae import spatial_stride, temporal_stride
-from mirage_nb.segments import plan_segments
-from mirage_nb.stitching import frame_encoder, new_frames_per_segment, rollout
+from mirage_nb.stitching import frame_encoder, new_frames_per_segment, plan_segments, rollout
 
 MEMORIES = ("latent", "append", "rgb_capped", "rgb", "none")
 STAGES = ("read", "encode", "denoise", "decode", "depth", "write")

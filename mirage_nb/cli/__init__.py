@@ -69,18 +69,15 @@ def generate(
     fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
     export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
     given_depth: Annotated[bool, typer.Option(help="Use a recording's depth of every frame.")] = False,
-    image_shifts: Annotated[
-        int | None, typer.Option(help="Places along a cell's edge at which the image is remembered: 1, 2, 4 or 8.")
-    ] = None,
 ) -> None:
-    """Walk through the world of an image: video, contact sheet, memory, and report."""
+    """Walk through the scene of an image: video, contact sheet, memory, and report."""
     with one_line():
         from mirage_nb.checks import one_of
         from mirage_nb.cli.models import choose_masks, choose_model, load_model
         from mirage_nb.data.inputs import read_input
         from mirage_nb.formats.exports import FORMATS, export_run
         from mirage_nb.models.text import check_guidance
-        from mirage_nb.segments import plan_segments
+        from mirage_nb.stitching import plan_segments
 
         check_guidance(guidance)  # all that can be checked before a large model is loaded
         formats = tuple(one_of("export", name.strip(), FORMATS) for name in export.split(",")) if export else ()
@@ -102,8 +99,8 @@ def generate(
         result = pipe(
             scene.image, prompt or (scene.prompt if pipe.transformer.config.text_dim else None), negative_prompt,
             c2w=scene.cameras.c2w, intrinsics=scene.cameras.intrinsics, depth=scene.depth, memory=memory.value,
-            seed=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
-            image_shifts=image_shifts, output_dir=out / "run",
+            generator=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
+            output_dir=out / "run",
         )  # fmt: skip
         report = _save_walk(out, scene, result, memory.value)
         cameras = scene.cameras[: len(result.frames)]

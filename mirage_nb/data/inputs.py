@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mirage_nb.cameras import Cameras
+from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.photos import read_photo
 from mirage_nb.data.recordings.rgbd import centre_crop_resize, read_posed_photo, read_rgbd
-from mirage_nb.data.rooms.room import Room, default_intrinsics
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.paths import actions_to_c2w, camera_path
 

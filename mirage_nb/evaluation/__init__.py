@@ -16,8 +16,7 @@ from mirage_nb.data.rooms.room import Room
 from mirage_nb.lifting import cells
 from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.vae import decode, encode, precision, spatial_stride
-from mirage_nb.segments import plan_segments
-from mirage_nb.stitching import as_frames, as_pixels, frame_encoder, new_frames_per_segment, rollout
+from mirage_nb.stitching import as_frames, as_pixels, frame_encoder, new_frames_per_segment, plan_segments, rollout
 
 METRICS = (
     "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy",

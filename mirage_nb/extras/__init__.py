@@ -1,0 +1,1 @@
+"""Beyond the paper. Nothing here runs unless you ask for it."""

@@ -1,8 +1,7 @@
-"""What others remember with, behind the contract of `LatentGrid`: an RGB point cloud, or nothing."""
+"""What to compare the latent memory with, behind the same contract: an RGB point cloud, or no memory."""
 
 from __future__ import annotations
 
-import difflib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -12,16 +11,25 @@ import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import at_latent_size, cells, check_depth, depth_to_latent, latent_stride, lift
-from mirage_nb.memory import io as grid_io
-from mirage_nb.memory.grid import LatentGrid, latent_cameras
+from mirage_nb.lifting import (
+    at_latent_size,
+    cells,
+    check_depth,
+    depth_to_latent,
+    latent_cameras,
+    latent_stride,
+    lift,
+)
+from mirage_nb.memory import io
+from mirage_nb.memory.base import Memory, rows_to_delete
+from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.reprojection import Readout, reproject
 
-SLACK = 0.05  # pixels are small: the depth test can be stricter than on latent cells
+PIXEL_PENALTY = 0.05  # pixels are small: their depth test can be stricter than that of latent cells
 
 
 class NoMemory:
-    """A memory that forgets everything: every readout is empty.
+    """A memory that keeps nothing: every readout is empty.
 
     Args:
         stride, channels: of the latents; by default those of the first write.
@@ -36,32 +44,33 @@ class NoMemory:
     def __len__(self) -> int:
         return 0
 
-    def write(self, latents, depth, cameras, mask=None, frames=None) -> int:
+    def write(self, latents, depth, cameras, mask=None, *, frames=None, time=None) -> int:
         """Check the shapes, keep nothing; returns 0."""
         self.stride, self.channels = latent_stride(latents, cameras), latents.shape[1]
-        self.frames += len(cameras)
+        self.frames = max(self.frames, (self.frames if time is None else time) + len(cameras))
         return 0
 
-    def read(self, cameras: Cameras, size: tuple[int, int] | None = None) -> Readout:
-        return Readout.empty(latent_cameras(cameras, self.stride, size), self.channels or 0)
+    def read(self, cameras: Cameras) -> Readout:
+        return Readout.empty(latent_cameras(cameras, self.stride), self.channels or 0)
 
-    def clear(self) -> None:
-        self.frames = 0
+    def delete(self, where: Tensor) -> int:
+        rows_to_delete(torch.as_tensor(where), torch.empty(0, 3))
+        return 0
 
     def save(self, path: str | Path) -> None:
         settings = {"stride": self.stride, "channels": self.channels, "frames": self.frames}
-        grid_io.save_tensors(path, self.FORMAT, {}, settings)
+        io.save_tensors(path, self.FORMAT, {}, settings)
 
     @classmethod
     def load(cls, path: str | Path) -> NoMemory:
-        _, settings = grid_io.load_tensors(path, cls.FORMAT, ())
+        _, settings = io.load_tensors(path, cls.FORMAT, ())
         memory = cls(settings.get("stride"), settings.get("channels"))
         memory.frames = settings.get("frames", 0)
         return memory
 
 
 class RGBPointCloud:
-    """The detour of Spatia, VMem and GEN3C: remember coloured points, render them, encode the render with the VAE.
+    """The detour of Spatia, VMem and GEN3C: keep coloured points, render them, encode the render with the VAE.
 
     Every pixel that may be written becomes a point of 19 bytes: position, colour and footprint. A read renders all
     points at the full size of the image (the same z-buffer and splats as the latent readout, on pixels), fills holes
@@ -87,11 +96,11 @@ class RGBPointCloud:
         if max_chunks is not None and max_chunks < 1:
             raise ValueError(f"max_chunks: expected at least 1, or None for all, got {max_chunks}")
         self.encode, self.decode, self.max_chunks = encode, decode, max_chunks
-        self.stride, self.channels = stride, channels
-        self.clear()
+        self.stride, self.channels, self.frames = stride, channels, 0
+        # Positions (P, 3), colours (P, 3) uint8 and footprints (P,) of each write.
+        self._chunks: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=max_chunks)
 
     def __len__(self) -> int:
-        """Points held."""
         return sum(len(positions) for positions, _, _ in self._chunks)
 
     @property
@@ -107,14 +116,17 @@ class RGBPointCloud:
             return (torch.empty(0, 3), torch.empty(0, 3, dtype=torch.uint8), torch.empty(0))[part]
         return torch.cat([chunk[part] for chunk in self._chunks])
 
-    def clear(self) -> None:
-        self._chunks: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=self.max_chunks)
-        self.frames = 0
-
     def write(
-        self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, frames: Tensor | None = None
+        self,
+        latents: Tensor,
+        depth: Tensor,
+        cameras: Cameras,
+        mask: Tensor | None = None,
+        *,
+        frames: Tensor | None = None,
+        time: int | None = None,
     ) -> int:
-        """Lift every pixel of frames (N, 3, H, W) in [-1, 1]; the other arguments are those of `LatentGrid.write`.
+        """Lift every pixel of frames (N, 3, H, W) in [-1, 1]; see `Memory.write`. Points have no time.
 
         Returns:
             How many points were added.
@@ -138,22 +150,21 @@ class RGBPointCloud:
         points = lift(colors, depth, cameras, mask)
         self.stride, self.channels = stride, latents.shape[1]
         self._chunks.append((points.positions, points.tokens, points.footprints))
-        self.frames += len(cameras)
+        self.frames = max(self.frames, (self.frames if time is None else time) + len(cameras))
         return len(points)
 
     def render(self, cameras: Cameras) -> Readout:
         """The point cloud in N cameras of any size: latents (N, 3, H, W) are the colours, uint8."""
         positions = self.positions.to(cameras.c2w.device)
         colors, footprints = self.colors.to(positions.device), self.footprints.to(positions.device)
-        return reproject(positions, colors, cameras, footprints, slack=SLACK)
+        return reproject(positions, colors, cameras, footprints, penalty=PIXEL_PENALTY)
 
     @torch.no_grad()
-    def read(self, cameras: Cameras, size: tuple[int, int] | None = None) -> Readout:
+    def read(self, cameras: Cameras) -> Readout:
         """Render, encode, and bring visibility and depth down to the latent grid; offset is 0, index -1."""
-        grid = latent_cameras(cameras, self.stride, size)
-        if self.stride is None:
+        grid = latent_cameras(cameras, self.stride)
+        if not len(self):
             return Readout.empty(grid, self.channels or 0)
-        cameras = cameras.resize((grid.size[0] * self.stride, grid.size[1] * self.stride))
         render = self.render(cameras)
         visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
         latents = self.encode(as_picture(render))
@@ -166,41 +177,51 @@ class RGBPointCloud:
             index=empty.index,
         )
 
+    def delete(self, where: Tensor) -> int:
+        """Delete points in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True.
+
+        Returns:
+            How many points were deleted.
+        """
+        gone = rows_to_delete(torch.as_tensor(where), self.positions)
+        masks = gone.split([len(chunk[0]) for chunk in self._chunks])
+        kept = [tuple(part[~mask.to(part.device)] for part in chunk) for chunk, mask in zip(self._chunks, masks)]
+        self._chunks = deque(kept, self.max_chunks)
+        return int(gone.sum())
+
     def save(self, path: str | Path) -> None:
         """Write the points to a safetensors file."""
         settings = {name: getattr(self, name) for name in ("max_chunks", "stride", "channels", "frames")}
         sizes = torch.tensor([len(chunk[0]) for chunk in self._chunks], dtype=torch.int64)
         tensors = {"positions": self.positions, "colors": self.colors, "footprints": self.footprints, "sizes": sizes}
-        grid_io.save_tensors(path, self.FORMAT, tensors, settings)
+        io.save_tensors(path, self.FORMAT, tensors, settings)
 
-    @classmethod
-    def load(cls, path: str | Path, encode: Callable, decode: Callable | None = None) -> RGBPointCloud:
-        """Read what `save` wrote; the codec is given anew.
+    def load(self, path: str | Path) -> RGBPointCloud:
+        """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, of another format, or inconsistent.
         """
-        tensors, settings = grid_io.load_tensors(path, cls.FORMAT, ("positions", "colors", "footprints", "sizes"))
+        tensors, settings = io.load_tensors(path, self.FORMAT, ("positions", "colors", "footprints", "sizes"))
         sizes = tensors.pop("sizes").tolist()
-        frames, shapes = settings.pop("frames", 0), [(sum(sizes), 3), (sum(sizes), 3), (sum(sizes),)]
-        kinds = [torch.float32, torch.uint8, torch.float32]
-        if [(tuple(rows.shape), rows.dtype) for rows in tensors.values()] != list(zip(shapes, kinds)):
+        shapes = [((sum(sizes), 3), torch.float32), ((sum(sizes), 3), torch.uint8), ((sum(sizes),), torch.float32)]
+        if [(tuple(rows.shape), rows.dtype) for rows in tensors.values()] != shapes:
             raise ValueError(f"{path}: expected float32 positions and footprints and uint8 colors, one row a point")
         if not tensors["positions"].isfinite().all() or not tensors["footprints"].isfinite().all():
             raise ValueError(f"{path}: expected finite numbers, found NaN or infinity")
-        memory = cls(encode, decode, **settings)
-        memory._chunks.extend(zip(*(rows.split(sizes) for rows in tensors.values())))
-        memory.frames = frames
+        names = ("max_chunks", "stride", "channels")
+        memory = RGBPointCloud(self.encode, self.decode, **{name: settings.get(name) for name in names})
+        memory._chunks.extend(zip(*(rows.clone().split(sizes) for rows in tensors.values())))
+        memory.frames = settings.get("frames", 0)
         return memory
 
 
 def as_picture(render: Readout) -> Tensor:
-    """What `RGBPointCloud.render` gave, as a VAE sees it: (N, 3, H, W) in [-1, 1], mid grey where nothing was hit."""
+    """A render of `RGBPointCloud`, as a VAE sees it: (N, 3, H, W) in [-1, 1], mid grey where nothing was hit."""
     return torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)
 
 
-CODEC = ("rgb", "rgb_capped")  # those that are read through the VAE
 MEMORIES = {
     "latent": LatentGrid,
     "append": partial(LatentGrid, policy="append"),
@@ -210,22 +231,20 @@ MEMORIES = {
 }
 
 
-def make_memory(name: str, encode: Callable[[Tensor], Tensor] | None = None, **options):
+def make_memory(name: str, encode: Callable[[Tensor], Tensor] | None = None, **options) -> Memory:
     """A new memory by name; options go to its constructor.
 
     Args:
         name: `latent` (`LatentGrid`), `append` (the paper's: the same, keeping every token), `rgb` (`RGBPointCloud`, as
             Spatia's and VMem's), `rgb_capped` (the same with the last two chunks, as GEN3C's) or `none` (`NoMemory`).
-        encode: frames (N, 3, H, W) in [-1, 1] to latents (N, C, h, w); the RGB memories need it, the others do not.
+        encode: frames (N, 3, H, W) in [-1, 1] to latents (N, C, h, w); only the RGB memories need it.
 
     Raises:
-        ValueError: an unknown name (the nearest one is offered), or an RGB memory without `encode`.
+        ValueError: an unknown name, or an RGB memory without `encode`.
     """
     if name not in MEMORIES:
-        near = difflib.get_close_matches(str(name), MEMORIES, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"memory: expected one of {', '.join(MEMORIES)}, got {name!r}{hint}")
-    if name not in CODEC:
+        raise ValueError(f"memory: expected one of {', '.join(MEMORIES)}, got {name!r}")
+    if name not in ("rgb", "rgb_capped"):
         return MEMORIES[name](**options)
     if encode is None:
         raise ValueError(f"encode: {name!r} is read through a VAE, so it needs the VAE's encoder")

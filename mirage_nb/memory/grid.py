@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import Points, at_latent_size, check_depth, latent_cameras, latent_stride, lift_cells
-from mirage_nb.memory.blocks import Blocks, Pages
-from mirage_nb.memory.coverage import coverage
-from mirage_nb.memory.files import COLUMNS, Files
+from mirage_nb.lifting import (
+    Points,
+    at_latent_size,
+    check_depth,
+    latent_cameras,
+    latent_stride,
+    lift_cells,
+    slant,
+)
+from mirage_nb.memory import io
+from mirage_nb.memory.base import rows_to_delete
+from mirage_nb.memory.storage import Blocks, Column
 from mirage_nb.memory.voxels import first_of_each, voxel_keys, voxel_level
-from mirage_nb.reprojection import DepthTest, Readout
+from mirage_nb.reprojection import EMPTY_KEY, MAX_SPLAT, DepthTest, Readout, land, pack, readout_of, unpack
 
 POLICIES = ("keep_first", "finest", "average", "append")
-FINER = 1.5  # a view is a closer look where the memory's tokens are wider than this many times its own
+CLOSER_LOOK = 1.5  # a view looks closer where the memory's tokens are wider than this many times its own
+BATCH = 4096  # rows that are projected at once
+FORMAT = "mirage-latent-grid"
+SETTINGS = ("voxel_size", "policy", "stride", "channels", "tolerance", "reach")
+COLUMNS = ("positions", "tokens", "footprints", "written", "views")
 
 
-class LatentGrid(Files):
+class LatentGrid:
     """The memory M = {(position, token)} of the paper's stage 2, without its growth.
 
-    Where the paper appends every lifted token, a write adds only what the memory does not hold yet:
+    The paper appends every lifted token. Here a write adds only what the memory does not hold yet:
 
     * *Coverage.* The memory is projected into the written view. A cell is covered if a token lands within `reach` of
-      its centre, at the depth seen there, and was itself seen at least about as finely (its footprint is at most FINER
-      times the cell's). Depths agree within a cell's width or `tolerance` of the depth, plus the surface's slant. This
-      forgives depth that jitters from view to view, which hashing alone does not, and more tokens never cover less.
-      The frames of a write come one after another; each sees what those before it wrote.
+      its centre, at the depth seen there, and was itself seen at least about as finely (its footprint is at most
+      CLOSER_LOOK times the cell's). Two depths agree within a cell's width, or within `tolerance` of the depth, plus
+      the surface's slant. So depth that jitters from view to view makes no doubles, which hashing alone would. The
+      frames of a write come one after another: each sees what those before it wrote.
     * *Voxels.* What is not covered enters a voxel of its footprint's level. Its edge is a quarter to a half of the
       footprint, so small that cells of one view do not share one: a view reads back as it was written. A voxel holds
       one token, which bounds the density for good.
 
     The policy says what happens when a surface is seen again:
 
-    * `keep_first`: its first token stays, the one nearest to the true image. A closer look adds finer tokens beside the
+    * `keep_first`: its first token stays, the one nearest to the true image. A closer look adds finer tokens to the
       coarse ones, a look from farther away adds nothing. The default.
-    * `finest`: the same, but the finer tokens take the place of the coarse ones.
+    * `finest`: the same, but the finer tokens replace the coarse ones.
     * `average`: as keep_first, and a token becomes the mean of its sightings at its own scale.
     * `append`: every token is kept, as in the paper.
 
@@ -46,11 +59,11 @@ class LatentGrid(Files):
         policy: one of the above.
         stride: pixels per latent cell; by default that of the first write.
         channels: channels of a token; by default those of the first write.
-        tolerance: how far two depths of one surface may differ, relatively. It forgives what an estimated depth does
-            from view to view; a strict one lets doubles of a surface in, which hang before it and cover it
-            (`mirage-nb evaluate ablations` measures that).
-        reach: in cells. A smaller one keeps samples of a surface from between the old ones: sharper, and larger.
-        device: where the tokens live; by default where the first latents were.
+        tolerance: how far two depths of one surface may differ, relatively. A strict one lets doubles of a surface in,
+            which hang in front of it and hide it (`mirage-nb evaluate ablations` measures that).
+        reach: in cells, at most 0.5. A smaller one also keeps samples of a surface from between the old ones: sharper,
+            and larger.
+        device: where the tokens live; by default where the first latents are.
 
     Attributes:
         frames: how many frames were written so far.
@@ -74,93 +87,105 @@ class LatentGrid(Files):
         if reach > 0.5:
             raise ValueError(f"reach: expected at most 0.5, the border of the cell, got {reach}")
         self.voxel_size, self.policy, self.tolerance, self.reach = voxel_size, policy, tolerance, reach
-        self.stride, self.channels, self.device = stride, channels, device
-        self.clear()
+        self.stride, self.channels, self.frames = stride, channels, 0
+        self.device = None if device is None else torch.device(device)
+        self._columns: dict[str, Column] = {}
+        self._reset(torch.float32)
 
-    def clear(self) -> None:
-        """Forget every token; stride, channels and policy stay."""
-        self._blocks = self._empty(torch.float32)
-        self.frames = 0
+    def _reset(self, dtype: torch.dtype) -> None:
+        """Empty columns, for tokens of a dtype."""
+        device = self.device or torch.device("cpu")
+        empty = {name: torch.empty(0, dtype=torch.int32, device=device) for name in ("written", "views")}
+        empty |= {"positions": torch.empty(0, 3, device=device), "footprints": torch.empty(0, device=device)}
+        empty["tokens"] = torch.empty(0, self.channels or 0, dtype=dtype, device=device)
+        self._columns = {name: Column(empty[name]) for name in COLUMNS}
+        self._block, self._blocks = Column(torch.empty(0, dtype=torch.int64)), Blocks()  # on the CPU: a row's block
 
-    def _empty(self, dtype: torch.dtype) -> Blocks:
-        fields = {"positions": ((3,), torch.float32), "tokens": ((self.channels or 0,), dtype)}
-        fields |= {"footprints": ((), torch.float32)}
-        fields |= {name: ((), torch.int32) for name in ("written", "views", "order")}
-        device = torch.device(self.device or "cpu")
-        return Blocks(Pages(fields, device))
-
-    def _all(self, name: str) -> Tensor:
-        return self._blocks.pages.gather(name, self._blocks.places())
+    def _copy(self, name: str) -> Tensor:
+        return self._columns[name].all().clone()
 
     # Copies, in the order of writing.
-    positions = property(lambda self: self._all("positions"), doc="(P, 3) float32, world, metres")
-    tokens = property(lambda self: self._all("tokens"), doc="(P, C), in the latents' dtype")
-    footprints = property(lambda self: self._all("footprints"), doc="(P,) float32, metres")
-    written = property(lambda self: self._all("written"), doc="(P,) int32, the frame that wrote it")
-    views = property(lambda self: self._all("views"), doc="(P,) int32, frames that saw it")
-    _rows = property(lambda self: {name: self._all(name) for name in COLUMNS})
-    _keys = property(lambda self: voxel_keys(self.positions, self.footprints, self.voxel_size).sort().values)
+    positions = property(lambda self: self._copy("positions"), doc="(P, 3) float32, world, metres")
+    tokens = property(lambda self: self._copy("tokens"), doc="(P, C), in the latents' dtype")
+    footprints = property(lambda self: self._copy("footprints"), doc="(P,) float32, metres")
+    written = property(lambda self: self._copy("written"), doc="(P,) int32, the frame that wrote the token")
+    views = property(lambda self: self._copy("views"), doc="(P,) int32, how many frames saw the token")
 
     @property
     def level(self) -> Tensor:
         """(P,) int8: a voxel of level L is voxel_size * 2**L wide."""
         return voxel_level(self.footprints, self.voxel_size).to(torch.int8)
 
+    @property
+    def bounds(self) -> Tensor | None:
+        """(2, 3) lowest and highest coordinates in metres; None while the memory is empty."""
+        positions = self._columns["positions"].all()
+        return torch.stack([positions.amin(0), positions.amax(0)]) if len(self) else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens with their geometry and times."""
+        return sum(self._columns[name].all().nbytes for name in COLUMNS)
+
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self._columns["positions"])
 
     def __repr__(self) -> str:
         return f"LatentGrid({len(self)} tokens, {self.nbytes / 2**20:.2f} MiB, policy={self.policy!r})"
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tokens with their geometry, times and order (pages that are not full reserve more)."""
-        return len(self) * self._blocks.pages.row_bytes
-
-    @property
-    def bounds(self) -> Tensor | None:
-        """(2, 3) lowest and highest coordinates in metres; None while the memory is empty."""
-        return torch.stack([self.positions.amin(0), self.positions.amax(0)]) if len(self) else None
-
     def to(self, device: torch.device | str) -> LatentGrid:
         """Move the memory to a device, in place."""
         self.device = torch.device(device)
-        self._blocks.pages.to(self.device)
+        for column in self._columns.values():
+            column.to(self.device)
         return self
 
-    def read(
-        self,
-        cameras: Cameras,
-        size: tuple[int, int] | None = None,
-        *,
-        splats: bool = True,
-        cull: bool = True,
-    ) -> Readout:
+    # ---- Read
+
+    def read(self, cameras: Cameras, *, splats: bool = True) -> Readout:
         """Stage 3: what N cameras, given at the size of the video in pixels, see of the memory.
 
-        The readout is on their latent grids, cameras.size / stride, or on grids of `size` (h, w) cells. It is that of
-        `reproject`, to the bit, but goes only through the blocks in view.
+        The readout is on their latent grids, cameras.size / stride. It equals that of `reproject`, to the bit, but only
+        the blocks in view are projected.
 
         Args:
             splats: False reads as the paper does, without footprints.
-            cull: False goes through all blocks, which changes nothing but the time.
 
         Raises:
-            ValueError: nothing was written yet and neither `stride` nor `size` is known.
+            ValueError: nothing was written yet, and the stride is unknown.
         """
-        pages = self._blocks.pages
-        test = DepthTest(latent_cameras(cameras, self.stride, size).to(pages.device))
-        for batch in self._blocks.candidates(test.cameras, splats, cull):
-            test.add(batch)
-        return test.readout(lambda place: (pages.gather("positions", place), pages.gather("tokens", place)))
+        cameras = latent_cameras(cameras, self.stride).to(self._columns["positions"].all().device)
+        positions, tokens, footprints = (self._columns[name] for name in ("positions", "tokens", "footprints"))
+        test = DepthTest(cameras)
+        for rows, views in self._rows_in_view(cameras, MAX_SPLAT + 1 if splats else 0):
+            test.add(positions[rows], rows, footprints[rows] if splats else None, views)
+        return readout_of(test.index, cameras, self.channels or 0, lambda rows: (positions[rows], tokens[rows]))
+
+    def _rows_in_view(self, cameras: Cameras, margin: float = 0.0):
+        """Rows (K,) that some of the cameras may see, batch by batch, and which cameras these are."""
+        seen, block = self._blocks.in_view(cameras.to("cpu"), margin), self._block.all()
+        for rows in seen.any(1)[block].nonzero()[:, 0].split(BATCH):
+            views = seen[block[rows]].any(0).nonzero()[:, 0]
+            yield rows.to(cameras.c2w.device), views.to(cameras.c2w.device)
+
+    # ---- Write
 
     @torch.no_grad()
     def write(
-        self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, frames: Tensor | None = None
+        self,
+        latents: Tensor,
+        depth: Tensor,
+        cameras: Cameras,
+        mask: Tensor | None = None,
+        *,
+        frames: Tensor | None = None,
+        time: int | None = None,
     ) -> int:
         """Lift latents (N, C, h, w) with depth, cameras at pixel size, and mask (see `lift`); keep what is new.
 
-        `frames`, the decoded pixels, are ignored here; other memories need them.
+        Args:
+            frames: not needed here, see `Memory.write`.
+            time: number of the first of the N frames, for `written`; by default they are counted on.
 
         Returns:
             How many tokens were added.
@@ -170,9 +195,9 @@ class LatentGrid(Files):
                 too far from the origin for their voxels.
         """
         stride = latent_stride(latents, cameras)
-        for name, old, new in (("stride", self.stride, stride), ("channels", self.channels, latents.shape[1])):
-            if old not in (None, new):
-                raise ValueError(f"latents: this memory has {name} {old}, these have {new}")
+        for name, own, new in (("stride", self.stride, stride), ("channels", self.channels, latents.shape[1])):
+            if own not in (None, new):
+                raise ValueError(f"latents: this memory has {name} {own}, these have {new}")
         if not torch.isfinite(latents).all():
             raise ValueError("latents: expected finite numbers, found NaN or infinity")
         check_depth(depth, cameras)
@@ -182,37 +207,82 @@ class LatentGrid(Files):
         keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
         self.stride, self.channels = stride, latents.shape[1]
         device = self.to(self.device or latents.device).device
-        if not len(self):
-            self._blocks = self._empty(latents.dtype)
         points, keys, depth, grid = points.to(device), keys.to(device), depth.to(device), grid.to(device)
-        added = 0
-        for index in range(len(cameras)):
-            mine = points.frame == index
-            added += self._write_frame(points[mine], keys[mine], depth[index], grid[index])
-            self.frames += 1
-        return added
+        time, before = self.frames if time is None else time, len(self)
+        for n in range(len(cameras)):
+            own = points.frame == n
+            self._write_frame(points[own], keys[own], depth[n], grid[n], time + n)
+        self.frames = max(self.frames, time + len(cameras))
+        return len(self) - before
 
-    def _write_frame(self, points: Points, keys: Tensor, depth: Tensor, camera: Cameras) -> int:
-        blocks, pages = self._blocks, self._blocks.pages
-        if self.policy != "append":
-            covering, coarse = coverage(blocks, points, depth, camera, self.tolerance, self.reach, FINER)
-            old = covering >= 0
-            seen = covering[old]
-            views = pages.gather("views", seen)
-            changed = {"views": views + 1}
-            if self.policy == "average":
-                tokens, count = pages.gather("tokens", seen), views[:, None]
-                changed["tokens"] = (tokens * count + points.tokens[old].to(tokens)) / (count + 1)
-            pages.put(changed, seen)
-            if self.policy == "finest":
-                blocks.remove(coarse)
-            points, keys = points[~old], keys[~old]
-            new = first_of_each(keys) & ~blocks.occupied(keys, self.voxel_size)
-            points, keys = points[new], keys[new]
+    def add(self, points: Points, time: int | None = None) -> None:
+        """Add lifted points (P,) as they are, whatever the memory holds there. `write` adds only what is new.
+
+        Args:
+            time: for `written`; by default the number of frames written so far.
+        """
+        if not len(self):
+            self.channels = points.tokens.shape[1]
+            self.to(self.device or points.tokens.device)
+            self._reset(points.tokens.dtype)
+        points = points.to(self._columns["positions"].all().device)
+        keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
         rows = {name: getattr(points, name) for name in ("positions", "tokens", "footprints")}
-        rows |= {"written": torch.full_like(keys, self.frames), "views": torch.ones_like(keys)}
-        blocks.add(rows, keys)
-        return len(points)
+        time = self.frames if time is None else time
+        rows |= {"written": torch.full_like(keys, time), "views": torch.ones_like(keys)}
+        for name, values in rows.items():
+            self._columns[name].append(values)
+        self._block.append(self._blocks.add(keys, points.positions))
+
+    def _write_frame(self, points: Points, keys: Tensor, depth: Tensor, camera: Cameras, time: int) -> None:
+        """Write the points (P,) of one view, with its depth (h, w) and its camera at latent size."""
+        coarse = keys[:0]
+        if self.policy != "append":
+            covering, coarse = self._coverage(points, depth, camera)  # (P,), (K,) rows
+            covered = covering >= 0
+            rows, views, tokens = covering[covered], self._columns["views"], self._columns["tokens"]
+            if self.policy == "average":
+                count = views[rows][:, None]
+                mean = (tokens[rows] * count + points.tokens[covered].to(tokens[rows])) / (count + 1)
+                tokens[rows] = mean.to(tokens[rows])
+            views[rows] = views[rows] + 1
+            points, keys = points[~covered], keys[~covered]
+            if self.policy == "finest" and len(coarse):
+                self.delete(torch.zeros(len(self), dtype=torch.bool, device=keys.device).index_fill_(0, coarse, True))
+            new = first_of_each(keys) & ~self._occupied(keys)
+            points, keys = points[new], keys[new]
+        self.add(points, time)
+
+    def _occupied(self, keys: Tensor) -> Tensor:
+        """(K,) bool: which voxels, by key (K,), hold a token."""
+        rows = self._blocks.of_voxels(keys)[self._block.all()].nonzero()[:, 0].to(keys.device)
+        held = voxel_keys(self._columns["positions"][rows], self._columns["footprints"][rows], self.voxel_size)
+        return torch.isin(keys, held)
+
+    def _coverage(self, points: Points, depth: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
+        """Compare the tokens in view with the points (P,) of one view.
+
+        Returns:
+            Rows (P,) of the token that covers the cell of each point, -1 for none (no token covers two cells); and rows
+            (K,) of tokens that lie on the view's surfaces, but are too coarse to cover them.
+        """
+        surface = torch.full_like(depth.flatten(), torch.nan)  # (h*w,), NaN where no point is
+        surface[points.cell] = depth.flatten()[points.cell]
+        widths = surface / camera.intrinsics[0, 0]  # (h*w,) metres of a cell
+        allowed = torch.maximum(widths, self.tolerance * surface) + self.reach * slant(depth).flatten()
+        best, coarse = torch.full_like(surface, EMPTY_KEY, dtype=torch.int64), [points.cell[:0]]
+        for rows, _ in self._rows_in_view(camera):
+            positions = self._columns["positions"][rows].T.contiguous().T
+            u, v, z, cell, inside = (x[0] for x in land(positions, camera.c2w, camera.intrinsics, camera.size))
+            gap = z.sub_(surface.index_select(0, cell)).abs_()
+            agrees = (inside & (gap <= allowed.index_select(0, cell))).nonzero()[:, 0]  # never where surface is NaN
+            u, v, cell, gap, rows = u[agrees], v[agrees], cell[agrees].long(), gap[agrees], rows[agrees]
+            fine = self._columns["footprints"][rows] <= CLOSER_LOOK * widths[cell]
+            offset = torch.maximum((u - (u.floor() + 0.5)).abs(), (v - (v.floor() + 0.5)).abs())
+            covers = fine & (offset <= self.reach)
+            coarse.append(rows[~fine])
+            best.scatter_reduce_(0, cell[covers], pack(gap[covers], rows[covers]), "amin")
+        return unpack(best)[points.cell], torch.cat(coarse)
 
     def delete(self, where: Tensor) -> int:
         """Delete tokens in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True.
@@ -220,12 +290,56 @@ class LatentGrid(Files):
         Returns:
             How many tokens were deleted.
         """
-        where = torch.as_tensor(where, device=self._blocks.pages.device)
-        if where.shape == (2, 3) and where.dtype != torch.bool:
-            positions = self.positions
-            where = ((positions >= where[0]) & (positions <= where[1])).all(1)
-        elif where.shape != (len(self),) or where.dtype != torch.bool:
-            raise ValueError(f"where: expected a (2, 3) box or a bool mask ({len(self)},), got {tuple(where.shape)}")
-        before = len(self)
-        self._blocks.remove(self._blocks.places()[where])
-        return before - len(self)
+        positions = self._columns["positions"].all()
+        gone = rows_to_delete(torch.as_tensor(where, device=positions.device), positions)
+        for column in self._columns.values():
+            column.keep(~gone)
+        self._block.keep(~gone.cpu())
+        return int(gone.sum())
+
+    # ---- Files
+
+    def save(self, path: str | Path) -> None:
+        """Write the memory to a safetensors file."""
+        settings = {name: getattr(self, name) for name in (*SETTINGS, "frames")}
+        io.save_tensors(path, FORMAT, {name: self._columns[name].all() for name in COLUMNS}, settings)
+
+    @classmethod
+    def load(cls, path: str | Path, lazy: bool = False, device: torch.device | str | None = None) -> LatentGrid:
+        """Read a memory that `save` wrote.
+
+        Args:
+            lazy: leave the tokens in the file and keep only geometry in memory, for memories that are larger than it.
+                What is written later is in memory. The file must stay; saving over it is safe.
+            device: of the tokens; a lazy memory is on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated, of another format, or inconsistent.
+        """
+        rows, settings = io.load_tensors(path, FORMAT, COLUMNS)
+        try:
+            grid = cls(**{name: settings[name] for name in SETTINGS}, device="cpu" if lazy else device or "cpu")
+            grid.frames, count = int(settings["frames"]), len(rows["positions"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: broken header: {error}") from None
+        shapes = {"positions": (count, 3), "tokens": (count, grid.channels or 0)}
+        for name, value in rows.items():
+            shape, dtype = shapes.get(name, (count,)), grid._columns[name].all().dtype
+            fits = tuple(value.shape) == shape and (name == "tokens" or value.dtype == dtype)
+            if not fits or not ((lazy and name == "tokens") or value.isfinite().all()):
+                raise ValueError(f"{path}: {name}: expected finite {shape}, got {value.dtype} {tuple(value.shape)}")
+        for name, value in rows.items():
+            in_file = lazy and name == "tokens"
+            grid._columns[name] = Column(value if in_file else value.clone(), in_file)
+        keys = voxel_keys(rows["positions"], rows["footprints"], grid.voxel_size)
+        grid._block.append(grid._blocks.add(keys, rows["positions"]))
+        return grid if lazy else grid.to(grid.device)
+
+    def save_ply(self, path: str | Path, colors: Tensor | None = None) -> None:
+        """Write the positions as a binary PLY; colors (P, 3), uint8 or floats in 0..1."""
+        io.save_ply(path, self.positions, colors)
+
+    def to_open3d(self, colors: Tensor | None = None):
+        """An `open3d.geometry.PointCloud` of the positions; colors (P, 3), uint8 or floats in 0..1."""
+        return io.to_open3d(self.positions, colors)

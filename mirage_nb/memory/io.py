@@ -1,4 +1,4 @@
-"""Files of a memory: safetensors with a versioned header, PLY, and Open3D's point cloud."""
+"""Files: safetensors with a versioned header, PLY, and Open3D's point cloud. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], settin
 
 
 def load_tensors(path: str | Path, kind: str, names: tuple[str, ...]) -> tuple[dict[str, Tensor], dict]:
-    """Read the tensors `names` and the settings of a file that `save_tensors` wrote.
+    """Read the tensors `names` and the settings of a file that `save_tensors` wrote. Tensors are mapped from the file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,7 +68,7 @@ def load_tensors(path: str | Path, kind: str, names: tuple[str, ...]) -> tuple[d
     return tensors, {name: value for name, value in settings.items() if name not in ("format", "version")}
 
 
-def as_bytes(colors: Tensor, count: int) -> np.ndarray:
+def colors_as_bytes(colors: Tensor, count: int) -> np.ndarray:
     """(count, 3) uint8 from colours in uint8 or in floats of 0..1."""
     colors = torch.as_tensor(colors).detach().cpu()
     if tuple(colors.shape) != (count, 3):
@@ -77,19 +77,17 @@ def as_bytes(colors: Tensor, count: int) -> np.ndarray:
 
 
 def save_ply(path: str | Path, positions: Tensor, colors: Tensor | None = None) -> None:
-    """Write points (P, 3) as a binary little-endian PLY, with colours if given."""
-    kinds = [(axis, "<f4") for axis in "xyz"]
+    """Write points (P, 3) as a binary little-endian PLY, with colours (P, 3) if given, uint8 or floats in 0..1."""
+    kinds = [(axis, "<f4", "float") for axis in "xyz"]
+    columns = list(positions.detach().cpu().float().numpy().T)
     if colors is not None:
-        kinds += [(channel, "u1") for channel in ("red", "green", "blue")]
-        colors = as_bytes(colors, len(positions))
-    rows = np.empty(len(positions), dtype=kinds)
-    for column, axis in enumerate("xyz"):
-        rows[axis] = positions[:, column].cpu().numpy()
-    for column, (channel, _) in enumerate(kinds[3:]):
-        rows[channel] = colors[:, column]
-    names = {"<f4": "float", "u1": "uchar"}
+        kinds += [(channel, "u1", "uchar") for channel in ("red", "green", "blue")]
+        columns += list(colors_as_bytes(colors, len(positions)).T)
+    rows = np.empty(len(positions), dtype=[(name, kind) for name, kind, _ in kinds])
+    for (name, _, _), column in zip(kinds, columns):
+        rows[name] = column
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
-    header += [f"property {names[kind]} {name}" for name, kind in kinds] + ["end_header", ""]
+    header += [f"property {ply} {name}" for name, _, ply in kinds] + ["end_header", ""]
     write_aside(path, "\n".join(header).encode("ascii") + rows.tobytes())
 
 
@@ -100,5 +98,5 @@ def to_open3d(positions: Tensor, colors: Tensor | None = None):
     cloud = open3d.geometry.PointCloud()
     cloud.points = open3d.utility.Vector3dVector(positions.double().cpu().numpy())
     if colors is not None:
-        cloud.colors = open3d.utility.Vector3dVector(as_bytes(colors, len(positions)) / 255.0)
+        cloud.colors = open3d.utility.Vector3dVector(colors_as_bytes(colors, len(positions)) / 255.0)
     return cloud

@@ -36,6 +36,8 @@ class MirageDepthModel(ModelMixin, ConfigMixin):
         attention_layers: transformer layers at 1/16.
     """
 
+    relative = False  # it predicts metres
+
     @register_to_config
     def __init__(
         self, widths: tuple[int, int, int] = (64, 128, 192), blocks: int = 2, attention_layers: int = 2

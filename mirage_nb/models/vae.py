@@ -1,15 +1,17 @@
-"""The VAE: diffusers' `AutoencoderKLWan`, and the few things that a memory needs around it.
+"""The VAE: diffusers' `AutoencoderKLWan`, and the few things that a memory needs in addition.
 
 Latents are always normalised with the statistics in the VAE's config, (z - mean) / std, as Wan's own pipelines do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Stride 8, every frame its own latent: a memory of single tokens wants latents that do not depend on the frames before.
+# Stride 8, every frame its own latent: the tokens of a memory must not depend on the frames before theirs.
 TINY_VAE = dict(
     base_dim=32, decoder_base_dim=32, dim_mult=[1, 2, 2], num_res_blocks=1, is_residual=True, z_dim=16, patch_size=2,
     in_channels=12, out_channels=12, temperal_downsample=[False, False], scale_factor_temporal=1,
@@ -121,3 +123,26 @@ def decode(vae, latents: Tensor) -> Tensor:
         return vae.decode(latents).sample.float()
     video = vae.decode(latents.transpose(1, 2).flatten(0, 1).unsqueeze(2)).sample.float()
     return video.squeeze(2).unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+def as_pixels(frames: Tensor) -> Tensor:
+    """uint8 (..., H, W, 3) to float (..., 3, H, W) in [-1, 1]."""
+    return frames.movedim(-1, -3).float() / 127.5 - 1
+
+
+def as_uint8(pixels: Tensor) -> Tensor:
+    """Float (..., 3, H, W) in [-1, 1] to uint8 (..., H, W, 3)."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1)
+
+
+def frame_encoder(vae) -> Callable[[Tensor], Tensor]:
+    """A function that encodes single frames: (N, 3, H, W) in [-1, 1] to latents (N, C, h, w).
+
+    `RGBPointCloud` needs it.
+    """
+
+    def encode_frames(pixels: Tensor) -> Tensor:
+        with precision(vae, pixels.device):
+            return encode(vae, pixels[:, :, None])[:, :, 0].float()
+
+    return encode_frames

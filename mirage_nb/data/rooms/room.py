@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mirage_nb.cameras import Cameras
+from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.layout import build
 from mirage_nb.data.rooms.raycast import SAMPLES, TILE, shade, tile_rays, trace
@@ -176,10 +176,3 @@ def view(position: Tensor, yaw: float, pitch: float = 0.0) -> Tensor:
     pose[:3, :3] = turn @ tilt
     pose[:3, 3] = position
     return pose
-
-
-def default_intrinsics(size: tuple[int, int], fov: float = 64.0) -> Tensor:
-    """(4,) fx, fy, cx, cy of a centred camera with a horizontal field of view in degrees."""
-    height, width = size
-    focal = width / 2 / math.tan(math.radians(fov) / 2)
-    return torch.tensor([focal, focal, width / 2, height / 2])

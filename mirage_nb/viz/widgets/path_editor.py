@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb import checks
-from mirage_nb.cameras import Cameras
-from mirage_nb.data.rooms.room import CLEARANCE, Room, default_intrinsics
+from mirage_nb.cameras import Cameras, default_intrinsics
+from mirage_nb.data.rooms.room import CLEARANCE, Room
 from mirage_nb.formats.trajectory_writers import WRITERS, save_trajectory
 from mirage_nb.models.vae import decode
 from mirage_nb.paths import MOVES

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mirage_nb import checks
-from mirage_nb.cameras import Cameras
-from mirage_nb.data.rooms.room import Room, default_intrinsics
+from mirage_nb.cameras import Cameras, default_intrinsics
+from mirage_nb.data.rooms.room import Room
 from mirage_nb.formats.trajectory_files import save_trajectory
 from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.text import encode_prompt

@@ -1,0 +1,85 @@
+"""The contract of every memory: what stage 5 asks of it, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.reprojection import Readout
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """Latents with positions, written from some cameras and read from others.
+
+    `LatentGrid`, `RGBPointCloud` and `NoMemory` fulfil it. A class of your own can take their place in `rollout` and in
+    `MiragePipeline`.
+
+    Attributes:
+        stride: pixels per latent cell, None until it is known.
+        channels: channels of a latent, None until they are known.
+        frames: how many frames were written so far.
+        nbytes: bytes that the memory takes.
+    """
+
+    stride: int | None
+    channels: int | None
+    frames: int
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int:
+        """How many points the memory holds."""
+
+    def write(
+        self,
+        latents: Tensor,
+        depth: Tensor,
+        cameras: Cameras,
+        mask: Tensor | None = None,
+        *,
+        frames: Tensor | None = None,
+        time: int | None = None,
+    ) -> int:
+        """Add what N views show, and return how many points were added.
+
+        Args:
+            latents: (N, C, h, w), one latent frame a camera.
+            depth: (N, H, W) z-depth in metres; 0 or non-finite where unknown.
+            cameras: N cameras at the size of the image, (H, W) pixels.
+            mask: bool, (N, H, W) or (N, h, w), True where it may be written; by default everywhere.
+            frames: (N, 3, H, W) in [-1, 1], the decoded pixels. A memory of latents does not need them.
+            time: number of the first of the N frames; by default they are counted on from the last write.
+        """
+
+    def read(self, cameras: Cameras) -> Readout:
+        """What N cameras, given at the size of the image, see of the memory, on their latent grids."""
+
+    def delete(self, where: Tensor) -> int:
+        """Delete the points in a box (2, 3), or those where a mask (P,) is True; return how many."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the memory to a safetensors file."""
+
+    def load(self, path: str | Path) -> Memory:
+        """The memory in a file that `save` wrote. May be a class method."""
+
+
+def rows_to_delete(where: Tensor, positions: Tensor) -> Tensor:
+    """(P,) bool: the rows of positions (P, 3) that `Memory.delete` means.
+
+    Raises:
+        ValueError: `where` is neither a box nor a mask.
+    """
+    if where.shape == (2, 3) and not where.dtype.is_complex and where.dtype.is_floating_point:
+        return ((positions >= where[0]) & (positions <= where[1])).all(1)
+    if where.shape != positions.shape[:1] or where.dtype.is_floating_point or where.dtype.is_signed:
+        raise ValueError(
+            f"where: expected a (2, 3) box in metres or a bool mask ({len(positions)},), got {where.dtype} "
+            f"{tuple(where.shape)}"
+        )
+    return where
