@@ -101,6 +101,13 @@ class LatentGrid:
         self._columns = {name: Column(empty[name]) for name in COLUMNS}
         self._block, self._blocks = Column(torch.empty(0, dtype=torch.int64)), Blocks()  # on the CPU: a row's block
 
+    def _prepare(self, channels: int, dtype: torch.dtype, device: torch.device) -> torch.device:
+        """Take over what the first tokens are like, and return the device of all."""
+        if not len(self):
+            self.channels, self.device = channels, self.device or device
+            self._reset(dtype)
+        return self._columns["positions"].all().device
+
     def _copy(self, name: str) -> Tensor:
         return self._columns[name].all().clone()
 
@@ -205,27 +212,29 @@ class LatentGrid:
         grid = cameras.downscale(stride)
         points = lift_cells(latents, depth, allowed, grid)
         keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
-        self.stride, self.channels = stride, latents.shape[1]
-        device = self.to(self.device or latents.device).device
+        self.stride = stride
+        device = self._prepare(latents.shape[1], latents.dtype, latents.device)
         points, keys, depth, grid = points.to(device), keys.to(device), depth.to(device), grid.to(device)
-        time, before = self.frames if time is None else time, len(self)
+        time, added = self.frames if time is None else time, 0
         for n in range(len(cameras)):
             own = points.frame == n
-            self._write_frame(points[own], keys[own], depth[n], grid[n], time + n)
+            added += self._write_frame(points[own], keys[own], depth[n], grid[n], time + n)
         self.frames = max(self.frames, time + len(cameras))
-        return len(self) - before
+        return added
 
     def add(self, points: Points, time: int | None = None) -> None:
         """Add lifted points (P,) as they are, whatever the memory holds there. `write` adds only what is new.
 
         Args:
             time: for `written`; by default the number of frames written so far.
+
+        Raises:
+            ValueError: positions that are not finite, or too far from the origin for their voxels.
         """
-        if not len(self):
-            self.channels = points.tokens.shape[1]
-            self.to(self.device or points.tokens.device)
-            self._reset(points.tokens.dtype)
-        points = points.to(self._columns["positions"].all().device)
+        if not points.positions.isfinite().all():
+            raise ValueError("points: expected finite positions, found NaN or infinity")
+        tokens = points.tokens
+        points = points.to(self._prepare(tokens.shape[1], tokens.dtype, tokens.device))
         keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
         rows = {name: getattr(points, name) for name in ("positions", "tokens", "footprints")}
         time = self.frames if time is None else time
@@ -234,8 +243,9 @@ class LatentGrid:
             self._columns[name].append(values)
         self._block.append(self._blocks.add(keys, points.positions))
 
-    def _write_frame(self, points: Points, keys: Tensor, depth: Tensor, camera: Cameras, time: int) -> None:
-        """Write the points (P,) of one view, with its depth (h, w) and its camera at latent size."""
+    def _write_frame(self, points: Points, keys: Tensor, depth: Tensor, camera: Cameras, time: int) -> int:
+        """Write the points (P,) of one view, with its depth (h, w) and its camera at latent size; return the number of
+        new tokens."""
         coarse = keys[:0]
         if self.policy != "append":
             covering, coarse = self._coverage(points, depth, camera)  # (P,), (K,) rows
@@ -252,6 +262,7 @@ class LatentGrid:
             new = first_of_each(keys) & ~self._occupied(keys)
             points, keys = points[new], keys[new]
         self.add(points, time)
+        return len(points)
 
     def _occupied(self, keys: Tensor) -> Tensor:
         """(K,) bool: which voxels, by key (K,), hold a token."""

@@ -1,8 +1,10 @@
-"""The memory's files, and the voxel keys that its order hangs on."""
+"""Files of a memory: what is saved comes back, and what is broken is refused."""
 
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from scenes import camera, pose, room_views
 
+from mirage_nb import Points
 from mirage_nb.memory import io as grid_io
-from mirage_nb.memory.grid import LatentGrid
-from mirage_nb.memory.voxels import BIAS, block_keys, contains, first_of_each, voxel_keys, voxel_level
+from mirage_nb.memory.grid import COLUMNS, LatentGrid
 
 HERE, TURN = pose(), pose((0.1, 0.0, 0.1), (0.0, 0.25, 0.0))
 
@@ -21,26 +23,6 @@ def written(*poses) -> LatentGrid:
     grid, views = LatentGrid(), camera(*poses)
     grid.write(*room_views(views), views)
     return grid
-
-
-def test_voxel_and_block_keys():
-    g = torch.Generator().manual_seed(0)
-    positions = torch.randint(-5, 5, (300, 3), generator=g) * 0.05 + 0.01
-    footprints = 0.1 * 2.0 ** torch.randint(0, 3, (300,), generator=g)
-    keys = voxel_keys(positions, footprints, 0.05)
-    level = voxel_level(footprints, 0.05)
-    cell = [(int(n), *(p / (0.05 * 2**n)).floor().int().tolist()) for n, p in zip(level, positions)]
-    assert len(set(cell)) == len(keys.unique())
-    assert all((a == b) == (x == y) for a, x in zip(cell[:40], keys.tolist()) for b, y in zip(cell, keys.tolist()))
-    once = keys[first_of_each(keys)]
-    assert once.tolist() == list(dict.fromkeys(keys.tolist()))
-    assert contains(keys.sort().values, keys).all() and not contains(keys[:0], keys).any()
-    assert contains(once[:7].sort().values, once).sum() == 7
-    block = [(n, *(x // 64 for x in xyz)) for n, *xyz in cell]
-    blocks = block_keys(keys).tolist()
-    assert len(set(block)) == len(set(blocks)) == len({*zip(block, blocks)}) > 8
-    with pytest.raises(ValueError, match="too far from the world's origin"):
-        voxel_keys(torch.tensor([[0.0, 0.06 * BIAS, 0.0]]), torch.tensor([0.1]), 0.05)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -53,7 +35,7 @@ def test_save_and_load(tmp_path, dtype):
     again = LatentGrid.load(tmp_path / "memory.safetensors")
     for name in ("voxel_size", "policy", "tolerance", "reach", "stride", "channels", "frames", "nbytes"):
         assert getattr(again, name) == getattr(grid, name), name
-    for name in ("positions", "tokens", "footprints", "written", "views", "_keys"):
+    for name in ("positions", "tokens", "footprints", "written", "views"):
         assert torch.equal(getattr(again, name), getattr(grid, name)), name
     assert again.tokens.dtype == dtype
     view = camera(pose((0.3, 0.1, 0.3), (0.1, 0.2, 0.0)))
@@ -61,6 +43,43 @@ def test_save_and_load(tmp_path, dtype):
         memory.write(room_views(view)[0].to(dtype), room_views(view)[1], view)
     assert torch.equal(grid.tokens, again.tokens)
     assert [path.name for path in tmp_path.iterdir()] == ["memory.safetensors"]  # nothing left aside
+
+
+def test_a_lazy_memory_leaves_its_tokens_in_the_file_and_is_the_same_memory(tmp_path):
+    path, grid = tmp_path / "memory.safetensors", written(HERE)
+    grid.save(path)
+    lazy = LatentGrid.load(path, lazy=True)
+    assert lazy.tokens.dtype == grid.tokens.dtype and lazy.nbytes == grid.nbytes
+    view = camera(TURN)
+    for memory in (grid, lazy):
+        assert memory.write(*room_views(view), view) > 10
+        assert memory.delete(torch.arange(len(memory)) % 5 == 0) > 10
+    for field in ("latents", "index", "depth"):
+        assert torch.equal(getattr(lazy.read(camera(HERE, TURN)), field), getattr(grid.read(camera(HERE, TURN)), field))
+    lazy.save(path)  # over the file that it is mapped from
+    assert torch.equal(LatentGrid.load(path).tokens, grid.tokens) and torch.equal(lazy.tokens, grid.tokens)
+
+
+def test_a_lazy_memory_takes_little_memory(tmp_path):
+    """A file of 200 MB is opened and read from without as much more memory."""
+    path, rows = tmp_path / "large.safetensors", 100_000
+    g = torch.Generator().manual_seed(0)
+    grid = LatentGrid(stride=8, channels=500)
+    positions = torch.rand(rows, 3, generator=g) * torch.tensor([400.0, 400.0, 400.0])
+    cells = torch.zeros(rows, dtype=torch.int64)
+    grid.add(Points(positions, torch.zeros(rows, 500), torch.full((rows,), 0.2), cells, cells))
+    grid.save(path)
+    code = f"""
+import resource, torch
+from mirage_nb import Cameras, LatentGrid
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+grid = LatentGrid.load({str(path)!r}, lazy=True)
+view = Cameras(torch.eye(4), torch.tensor([80.0, 80.0, 48.0, 32.0]), (64, 96))
+assert grid.read(view).visibility.any()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 120, done.stdout  # MiB
 
 
 def test_an_empty_memory_can_be_saved(tmp_path):
@@ -81,7 +100,7 @@ def test_broken_files_are_refused(tmp_path):
         bad.write_bytes(part)
         with pytest.raises(ValueError, match="bad.safetensors: not a whole safetensors file"):
             LatentGrid.load(bad)
-    rows, settings = grid_io.load_tensors(path, "mirage-latent-grid", tuple(grid._rows))
+    rows, settings = grid_io.load_tensors(path, "mirage-latent-grid", COLUMNS)
     for change, message in [
         ({"tokens": rows["tokens"][:, :2]}, "tokens: expected"),
         ({"positions": rows["positions"][:5]}, "expected"),
