@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from scenes import box_depth, camera, pose
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.context import LEAST_OVERLAP, Context, choose_references, overlap, shared_voxel_size, visible_voxels
+from mirage_nb.context import MIN_OVERLAP, Context, choose_references, overlap, shared_voxel_size, visible_voxels
 from mirage_nb.memory.baselines import make_memory
 from mirage_nb.models.presets import build_micro
 from mirage_nb.paths import camera_path
-from mirage_nb.stitching import segment_noise
 from mirage_nb.stitching import rollout
 
 SIZE = (32, 48)
@@ -68,9 +67,8 @@ def test_the_most_overlapping_frames_come_first_and_ties_go_to_the_earlier():
     past = [keys(range(90, 190)), keys(range(50)), keys(range(1000, 1100)), keys(range(50)), keys(range(99))]
     assert choose_references(target, past) == [4, 1, 3, 0]
     assert choose_references(target, past, count=2) == [4, 1]
-    assert choose_references(target, past, least=0.2) == [4, 1, 3]
     three = keys(range(97, 197))
-    assert overlap(target, three) < LEAST_OVERLAP and choose_references(target, [three]) == []
+    assert overlap(target, three) < MIN_OVERLAP and choose_references(target, [three]) == []
     assert choose_references(target, []) == [] and choose_references(keys([]), past) == []
 
 
@@ -83,7 +81,7 @@ def test_a_frame_that_looked_the_same_way_is_chosen_and_one_that_looked_away_is_
 def test_context_stands_around_the_target_and_comes_off_again():
     parts = [torch.randn(2, 4, n, 3, 3, generator=torch.Generator().manual_seed(n)) for n in (2, 5, 1)]
     context = Context(parts[0], parts[2])
-    whole, timestep, options = context.arguments(parts[1], torch.full((2, 5), 7.0))
+    whole, timestep, options = context.add_to(parts[1], torch.full((2, 5), 7.0))
     assert torch.equal(whole, torch.cat(parts, 2)) and torch.equal(context.of_target(whole), parts[1])
     assert timestep.tolist() == 2 * [[0, 0, 7, 7, 7, 7, 7, 0]] and options["num_references"] == 2
     positions = options["frame_positions"].tolist()
@@ -91,14 +89,14 @@ def test_context_stands_around_the_target_and_comes_off_again():
     assert sorted(positions) == list(range(8)), "all distinct"
     references, target, preceding = positions[:2], positions[2:7], positions[7:]
     assert max(references) < min(preceding) <= max(preceding) == target[0] - 1 and target == sorted(target)
-    nothing = Context(parts[1][:, :, :0], parts[1][:, :, :0])
+    nothing = Context.none(parts[1])
     assert nothing.positions(5).tolist() == [0, 1, 2, 3, 4]
-    assert nothing.arguments(parts[1], timestep[:, 2:7])[2] == {}, "the model's own defaults"
+    assert nothing.add_to(parts[1], timestep[:, 2:7])[2] == {}, "the model's own defaults"
 
 
 @pytest.mark.parametrize("temporal", [False, True])
-def test_what_the_transformer_is_given_beside_the_target(temporal):
-    parts, calls = SimpleNamespace(**build_micro(temporal=temporal)), []
+def test_what_the_transformer_is_given_with_the_target(temporal):
+    parts, calls = SimpleNamespace(**build_micro(temporal=temporal), mask_estimator=None), []
     parts.transformer.register_forward_pre_hook(lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
     stride = 4 if temporal else 1
     cameras = Cameras(camera_path("there_and_back", 8 * stride + 1), [40.0, 42.0, 25.0, 15.0], SIZE)
@@ -111,7 +109,7 @@ def test_what_the_transformer_is_given_beside_the_target(temporal):
     latents = torch.cat([r.latents for r in results], 2)
     assert results[0].references == [[]] and not calls[0][1].get("num_references"), "there is no past yet"
     assert len(calls) == 4
-    for index, ((inputs, timesteps, control), more) in enumerate(calls[1:], 1):
+    for index, ((inputs, timesteps, control, *_), more) in enumerate(calls[1:], 1):
         chosen, first = results[index].references[0], 2 * index
         assert more["num_references"] == len(chosen) <= 3 and all(frame < first - 2 for frame in chosen)
         assert torch.equal(inputs[:, :, : len(chosen)], latents[:, :, chosen])
@@ -121,39 +119,3 @@ def test_what_the_transformer_is_given_beside_the_target(temporal):
         assert control.shape[2] == inputs.shape[2] - len(chosen), "the branch does not see the references"
         assert len(more["frame_positions"]) == inputs.shape[2]
     assert results[3].references[0], "the way back shares its voxels with the way out"
-
-
-@pytest.mark.parametrize(("lookahead", "takes"), [(0, 1), (4, 1), (4, 3)])
-def test_a_resumed_run_knows_the_past(lookahead, takes):
-    parts = SimpleNamespace(**build_micro())
-    cameras = Cameras(camera_path("there_and_back", 9), [40.0, 42.0, 25.0, 15.0], SIZE)
-    image, depth = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8), box_depth(cameras)[None]
-    options = dict(seeds=[0], depth=depth, references=3, preceding=2, lookahead=lookahead, takes=takes)
-    memory = make_memory("latent")
-    whole = list(rollout(parts, [memory], image, [cameras], **options))
-    memory, early = make_memory("latent"), []
-    walk = rollout(parts, [memory], image, [cameras], **options)
-    early = [next(walk), next(walk)]
-    past = torch.cat([r.latents for r in early], 2), torch.cat([r.depth for r in early], 1)
-    late = rollout(
-        parts, [memory], early[-1].frames[:, -1], [cameras], done=2, latents=past[0][:, :, -1], past=past, **options
-    )
-    for resumed, straight in zip(late, whole[2:], strict=True):
-        assert resumed.references == straight.references
-        assert torch.equal(resumed.frames, straight.frames) and torch.equal(resumed.written, straight.written)
-    if takes > 1:
-        with pytest.raises(ValueError, match="past: expected"):
-            rollout(parts, [memory], early[-1].frames[:, -1], [cameras], done=2, **options)
-
-
-def test_without_the_overlap_a_segment_makes_its_first_frame_anew_and_throws_it_away():
-    parts, calls = SimpleNamespace(**build_micro()), []
-    cameras = Cameras(camera_path("there_and_back", 5), [40.0, 42.0, 25.0, 15.0], SIZE)
-    image = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8)
-    parts.transformer.register_forward_pre_hook(lambda m, args: calls.append([a.clone() for a in args]))
-    results = list(rollout(parts, [make_memory("none")], image, [cameras], seeds=[7], overlap=False))
-    assert sum(r.frames.shape[1] for r in results) == 5
-    timesteps = [call[1][0].tolist() for call in calls]
-    assert all(first[0] == 0 for first in timesteps[:2]), "the given image is always shown"
-    assert all(later[0] == later[1] > 0 for later in timesteps[2:])
-    assert torch.equal(calls[2][0][0], segment_noise(7, 1, calls[2][0][0].shape))

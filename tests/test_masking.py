@@ -6,8 +6,9 @@ import pytest
 import torch
 from scenes import box_depth, camera, pose, room_views, square_in_front
 
-from mirage_nb.lifting import cells
-from mirage_nb.masking import depth_edges, inconsistent, seen_through, writable
+from mirage_nb.context import Past
+from mirage_nb.lifting import cells, depth_to_latent, nearest_around
+from mirage_nb.masking import MOVING_WINDOW, depth_edges, find_moving, inconsistent, looked_through, writable
 from mirage_nb.memory.grid import LatentGrid
 
 STRIDE = 8
@@ -78,10 +79,12 @@ def test_writable_cells():
     for start, columns in ((44, [5]), (48, []), (49, [6])):  # in the middle of a cell, between two, one pixel further
         depth = torch.full((1, 64, 96), 2.0)
         depth[..., start:] = 3.0
-        dropped = ~writable(depth, stride=STRIDE)
+        dropped = ~writable(depth, stride=STRIDE, edge_threshold=0.05)
         assert dropped[0].all(0).nonzero().flatten().tolist() == columns and dropped.sum() == 8 * len(columns)
-        assert writable(depth, stride=STRIDE, edge_threshold=None).all()
-    sixteen = writable(torch.cat([torch.full((1, 64, 40), 2.0), torch.full((1, 64, 56), 3.0)], 2), stride=16)
+        assert writable(depth, stride=STRIDE).all()
+    sixteen = writable(
+        torch.cat([torch.full((1, 64, 40), 2.0), torch.full((1, 64, 56), 3.0)], 2), stride=16, edge_threshold=0.05
+    )
     assert (~sixteen[0]).all(0).nonzero().flatten().tolist() == [2]
     with pytest.raises(ValueError, match="moving: expected bool"):
         writable(depth, moving.float(), stride=STRIDE)
@@ -99,7 +102,7 @@ def test_moving_sky_and_edges_never_enter_the_memory():
         sky[:, 2:14, 70:90] = True
         depth = torch.where(sky, 0.0, depth)
         depth[:, 50:, 13:] = torch.where(moving, depth, 3.0)[:, 50:, 13:]  # a ledge whose outline crosses cells
-        grid.write(LATENTS, depth, view, writable(depth, moving, sky, stride=STRIDE))
+        grid.write(LATENTS, depth, view, writable(depth, moving, sky, stride=STRIDE, edge_threshold=0.05))
         uv, _ = view.project(grid.positions)
         z = grid.positions[:, 2]
         assert len(grid) and ((z - 4).abs().lt(1e-4) | (z - 3).abs().lt(1e-4)).all()  # nothing at 2, nothing between
@@ -109,6 +112,12 @@ def test_moving_sky_and_edges_never_enter_the_memory():
         assert not own_moving.any() and not own_sky.any()
         assert (own_depth == own_depth[:, :1]).all()  # no cell of two surfaces
     assert grid.read(camera(pose())).visibility.float().mean() > 0.6  # and most of the wall is there
+
+
+def seen_through(depth, cameras, stride):
+    """Cells (N, h, w) of N views whose surface another of them looks through."""
+    grid = cameras.downscale(stride)
+    return looked_through(depth_to_latent(depth, stride), grid, nearest_around(depth, stride), grid)
 
 
 def test_what_another_frame_looks_through_has_moved():
@@ -169,3 +178,118 @@ def test_a_surface_that_looks_different_is_inconsistent():
     assert found.nonzero().tolist() == [[0, 2, 3]]
     assert not inconsistent(depth * 1.5, grid.read(view), latents).sum() < 40  # all walls further off: seen through
     assert not inconsistent(depth, grid.read(view), latents + 0.1 * torch.randn_like(latents)).any()
+
+
+# ---- what moves, by geometry alone
+
+CHANNELS, CELLS = 4, (8, 12)
+
+
+def stream(lefts, group: int = 4, noise: float = 0.0):
+    """A square slides (its left edge at `lefts`) before a wall; frames are written in groups, by what is found."""
+    memory, past = LatentGrid(stride=STRIDE, channels=CHANNELS), Past()
+    g, wrong, hit, all_moving = torch.Generator().manual_seed(0), 0, 0, 0
+    for start in range(0, len(lefts), group):
+        part = lefts[start : start + group]
+        views = camera(*[pose((0.01 * (start + i), 0.0, 0.0)) for i in range(len(part))])
+        depth, moving = (torch.cat(x) for x in zip(*[square_in_front(views[i], x) for i, x in enumerate(part)]))
+        depth = depth * (1 + noise * torch.randn(len(depth), 1, 1, generator=g))
+        latents, readout = torch.zeros(len(part), CHANNELS, *CELLS), memory.read(views)
+        past.add(latents, depth, views)
+        found, rows = find_moving(past, readout, depth)
+        memory.delete(torch.zeros(len(memory), dtype=torch.bool).index_fill_(0, rows, True))
+        memory.write(latents, depth, views, writable(depth, stride=STRIDE) & ~found)
+        wrong += int((found & ~cells(moving, STRIDE).any(-1)).sum())
+        whole = cells(moving, STRIDE).all(-1)
+        hit, all_moving = hit + int((found & whole).sum()), all_moving + int(whole.sum())
+    return memory, wrong, hit / all_moving
+
+
+def test_a_sliding_square_leaves_the_memory_and_the_wall_stays():
+    memory, wrong, recall = stream([-1.4 + 0.15 * i for i in range(16)])
+    assert not wrong, "never the wall"
+    assert recall > 0.5  # it must have moved by its own width first
+    in_front = memory.positions[:, 2] < 3
+    # What is left of the square is where it stands at the end, at most.
+    assert not (in_front & (memory.positions[:, 0] < 0.2)).any()
+    everything = LatentGrid(stride=STRIDE)
+    for i in range(16):
+        view = camera(pose((0.01 * i, 0.0, 0.0)))
+        everything.write(torch.zeros(1, CHANNELS, *CELLS), square_in_front(view, -1.4 + 0.15 * i)[0], view)
+    assert (everything.positions[:, 2] < 3).sum() > 3 * in_front.sum()
+
+
+def test_a_square_that_stands_is_kept_even_if_depth_errs():
+    for noise in (0.0, 0.02):
+        memory, wrong, recall = stream([-0.4] * 16, noise=noise)
+        assert not wrong and recall == 0
+        assert (memory.positions[:, 2] < 3).sum() > 10
+
+
+def test_one_frame_alone_is_no_witness_against_the_others():
+    """A single later frame whose depth is wildly wrong neither marks what stands before it nor deletes it."""
+    views = camera(*[pose((0.01 * i, 0.0, 0.0)) for i in range(5)])
+    depth = torch.cat([square_in_front(views[i], -0.4)[0] for i in range(5)])
+    memory, past, latents = LatentGrid(stride=STRIDE), Past(), torch.zeros(5, CHANNELS, *CELLS)
+    memory.write(latents[:1], depth[:1], views[0])
+    past.add(latents[:1], depth[:1], views[0])
+    broken = depth[1:].clone()
+    broken[2] *= 2
+    readout = memory.read(views[1:])
+    past.add(latents[1:], broken, views[1:])
+    found, rows = find_moving(past, readout, broken)
+    covered = readout.visibility & (readout.index >= 0)
+    assert not len(rows) and not (found & ~covered).any(), "at the edges the first image may object, which has them"
+    assert found.float().mean() < 0.05
+    assert seen_through(broken, views[1:], STRIDE).any(), "it would, if one were enough"
+
+
+def test_the_first_frame_of_all_is_written_as_it_is():
+    view, past = camera(pose()), Past()
+    depth = square_in_front(view, -0.4)[0]
+    past.add(torch.zeros(1, CHANNELS, *CELLS), depth, view)
+    memory = LatentGrid(stride=STRIDE, channels=CHANNELS)
+    found, rows = find_moving(past, memory.read(view), depth)
+    assert not found.any() and not len(rows) and torch.equal(past.nearest[0], nearest_around(depth, STRIDE)[0])
+
+
+def test_only_recent_frames_are_asked():
+    views = camera(*[pose()] * (MOVING_WINDOW + 4))
+    depth = torch.full((MOVING_WINDOW + 4, 64, 96), 4.0)
+    depth[4:] = 2.0  # a wall has come nearer for good: long enough ago to be believed again
+    depth[0] = 0.0  # the first image knows nothing
+    past = Past()
+    past.add(torch.zeros(len(depth), CHANNELS, *CELLS), depth, views)
+    empty = LatentGrid(stride=STRIDE, channels=CHANNELS).read(views[-1])
+    assert not find_moving(past, empty, depth[-1:])[0].any()
+    for rows in (past.cameras, past.depth, past.nearest):
+        del rows[1], rows[-1]
+    assert find_moving(past, empty, depth[-1:])[0].all(), "and a little earlier it is not"
+
+
+def test_nothing_is_written_before_what_the_first_image_saw():
+    """What a wrong depth makes hang before the first image's surfaces is found however long ago that was."""
+    views = camera(*[pose()] * (MOVING_WINDOW + 4))
+    depth = torch.full((MOVING_WINDOW + 4, 64, 96), 4.0)
+    depth[1:, :, 48:] = 3.0
+    past = Past()
+    past.add(torch.zeros(len(depth), CHANNELS, *CELLS), depth, views)
+    empty = LatentGrid(stride=STRIDE, channels=CHANNELS).read(views[-1])
+    found, _ = find_moving(past, empty, depth[-1:])
+    assert found[0, :, 6:].all() and not found[0, :, :6].any()
+
+
+@pytest.mark.parametrize(("nearer", "moves"), [(0.97, False), (0.93, False), (0.87, True), (0.6, True)])
+def test_how_far_in_front_a_surface_must_stand_to_count_as_new(nearer, moves):
+    """Estimated depth errs by a few percent from frame to frame; a thing stands farther in front."""
+    views = camera(*[pose()] * 4)
+    depth = torch.full((4, 64, 96), 4.0)
+    depth[3] *= nearer
+    past, memory = Past(), LatentGrid(stride=STRIDE)
+    memory.write(torch.zeros(3, CHANNELS, *CELLS), depth[:3], views[:3])
+    past.add(torch.zeros(4, CHANNELS, *CELLS), depth, views)
+    found, _ = find_moving(past, memory.read(views[3]), depth[3:])
+    assert found.all() == found.any() == moves
+    past.depth[3], past.nearest[3] = 8.0 - past.depth[3], 8.0 - past.nearest[3]  # now it stands as far behind
+    found, gone = find_moving(past, memory.read(views[3]), 8.0 - depth[3:])
+    assert not found.any() and (len(gone) > 0) == moves

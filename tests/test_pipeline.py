@@ -22,46 +22,24 @@ def image() -> torch.Tensor:
 
 def call(pipe, segments: int = 3, **options):
     frames = segments * 2 * pipe.vae.config.scale_factor_temporal + 1
-    options = (
-        dict(c2w=camera_path("there_and_back", frames), seed=1, num_inference_steps=2, output_type="uint8") | options
-    )
-    return pipe(image(), **options)
+    defaults = dict(generator=1, num_inference_steps=2, output_type="uint8")
+    return pipe(image(), **{"c2w": camera_path("there_and_back", frames), **defaults, **options})
 
 
 def test_seeds_repeat_and_differ(single):
-    one, again, other = call(single), call(single), call(single, seed=2)
+    one, again, other = call(single), call(single), call(single, generator=2)
     assert torch.equal(one.frames, again.frames) and not torch.equal(one.frames, other.frames)
-    by_generator = [call(single, seed=None, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    by_generator = [call(single, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
     assert torch.equal(by_generator[0].frames, by_generator[1].frames)
-    drawn = call(single, seed=None)
-    assert torch.equal(drawn.frames, call(single, seed=drawn.report["seed"]).frames), "the report tells the seed"
-
-
-def test_it_looks_ahead_as_the_model_was_trained_or_as_it_is_told(single, tmp_path):
-    path = camera_path("pan_left", 9, degrees_per_frame=6.0)
-    plain, ahead = call(single, segments=4, c2w=path), call(single, segments=4, c2w=path, lookahead=8)
-    assert not torch.equal(plain.frames, ahead.frames)
-    single.save_pretrained(tmp_path)
-    trained = MiragePipeline.from_pretrained(tmp_path)
-    trained.register_to_config(lookahead=8)
-    trained.save_pretrained(tmp_path / "again")
-    trained = MiragePipeline.from_pretrained(tmp_path / "again")
-    assert trained.beside == {"references": 0, "preceding": 0, "lookahead": 8, "takes": 1, "image_shifts": 1}
-    assert torch.equal(call(trained, segments=4, c2w=path).frames, ahead.frames)
-    assert torch.equal(call(trained, segments=4, c2w=path, lookahead=0).frames, plain.frames)
-    with pytest.raises(ValueError, match="image_shifts: expected an integer"):
-        call(single, image_shifts=0)
-    with pytest.raises(ValueError, match="lookahead: expected an integer"):
-        call(single, lookahead=-4)
-    with pytest.raises(ValueError, match="lookahead: expected a multiple of 2"):
-        call(single, lookahead=3)
+    drawn = call(single, generator=None)
+    assert torch.equal(drawn.frames, call(single, generator=drawn.report["seed"]).frames), "the report tells the seed"
 
 
 def test_global_random_state_is_left_alone(single):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    call(single, segments=1, seed=None)
+    call(single, segments=1, generator=None)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -84,21 +62,11 @@ def test_the_report_is_json_and_tells_of_every_segment(single):
     assert output.c2w.shape == (7, 4, 4)
 
 
-def test_keystrokes_and_the_path_they_spell_are_the_same(single):
-    from mirage_nb.paths import actions_to_c2w
-
-    by_keys = call(single, c2w=None, action="w-3,j-3")
-    by_path = call(single, c2w=actions_to_c2w("w-3,j-3"))
-    assert len(by_keys.frames) == 7 and torch.equal(by_keys.frames, by_path.frames)
-    cut = call(single, c2w=actions_to_c2w("w-3,j-30"), num_frames=5)
-    assert len(cut.c2w) == 5 and torch.equal(cut.frames, call(single, c2w=actions_to_c2w("w-3,j-1")).frames)
-
-
 def test_an_existing_memory_is_walked_further(single):
     first = call(single)
     before = first.memory.positions.clone()
     onwards = camera_path("pan_left", 5, first.c2w[-1], degrees_per_frame=15)
-    second = single(first.frames[-1], c2w=onwards, memory=first.memory, seed=5, num_inference_steps=2)
+    second = single(first.frames[-1], c2w=onwards, memory=first.memory, generator=5, num_inference_steps=2)
     assert second.memory is first.memory and len(second.memory) > len(before)
     assert torch.equal(second.memory.positions[: len(before)], before), "what was remembered stays"
 
@@ -193,17 +161,16 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(single, tmp_path, monkeyp
 
 def test_a_run_without_a_seed_resumes_with_its_own(single, tmp_path):
     with pytest.raises(Stop):
-        call(single, seed=None, output_dir=tmp_path, callback_on_step_end=stop_at(3))
-    resumed = call(single, seed=None, output_dir=tmp_path)
-    assert torch.equal(resumed.frames, call(single, seed=resumed.report["seed"]).frames)
+        call(single, generator=None, output_dir=tmp_path, callback_on_step_end=stop_at(3))
+    resumed = call(single, generator=None, output_dir=tmp_path)
+    assert torch.equal(resumed.frames, call(single, generator=resumed.report["seed"]).frames)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (dict(seed=9), "seed"),
+        (dict(generator=9), "seed"),
         (dict(num_inference_steps=3), "num_inference_steps"),
-        (dict(image_shifts=2), "image_shifts"),
         (dict(segments=2), "c2w, intrinsics"),
         (dict(memory="none"), "memory"),
         (dict(intrinsics=[30, 30, 24, 16]), "intrinsics"),

@@ -215,7 +215,7 @@ def test_of_one_surface_the_token_that_fits_the_cell_wins():
 
 
 def test_the_penalty_tells_one_surface_from_two():
-    """A surface half as far away again is another surface; a tenth is noise of depth. Off-centre by 0.3 cells counts."""
+    """A surface far in front is another surface; a tenth is noise of depth. Off-centre by 0.3 cells counts."""
     grid = camera(pose(), size=(8, 8), focal=8.0)
     ray = grid.unproject(torch.ones(1, 8, 8))[0, 3, 4]
     same = torch.tensor([2.0, 2.0]) / 8

@@ -17,8 +17,7 @@ from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import temporal_stride
 from mirage_nb.paths import camera_path
 from mirage_nb.reprojection import Readout
-from mirage_nb.stitching import plan_segments
-from mirage_nb.stitching import rollout
+from mirage_nb.stitching import plan_segments, rollout
 from mirage_nb.viz.rollouts import MASKED, TINT
 from mirage_nb.viz.video import PAPER
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirage_nb.cameras import Cameras
+from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.rooms import raycast
 from mirage_nb.data.rooms.raycast import BOX, CYLINDER, SPHERE, Primitives
-from mirage_nb.cameras import default_intrinsics
 from mirage_nb.data.rooms.room import CLEARANCE, Room, view
 from mirage_nb.paths import camera_path
 

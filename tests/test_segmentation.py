@@ -146,7 +146,6 @@ def test_the_command_line_masks_by_class(tmp_path):
 
 
 def _cameras(c2w):
-    from mirage_nb.cameras import Cameras
-    from mirage_nb.cameras import default_intrinsics
+    from mirage_nb.cameras import Cameras, default_intrinsics
 
     return Cameras(c2w, default_intrinsics((32, 48)), (32, 48))

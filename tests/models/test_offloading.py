@@ -43,7 +43,7 @@ def load(folder, depth: bool = True, **options):
 def walk(pipe, frames: int = FRAMES, **options):
     g = torch.Generator().manual_seed(2)
     picture = torch.randint(0, 256, (*SIZE, 3), generator=g, dtype=torch.uint8)
-    options = dict(num_inference_steps=2, seed=5, prompt="a room", output_type="uint8") | options
+    options = dict(num_inference_steps=2, generator=5, prompt="a room", output_type="uint8") | options
     return pipe(picture, c2w=camera_path("push_in", frames), **options)
 
 
