@@ -1,7 +1,8 @@
-"""Procedural interior materials, baked once per room into small textures.
+"""Procedural materials, baked once per room into small pictures.
 
-Every function returns an albedo picture (S, S, 3) in [0, 1]. Frequencies are kept low to middle on purpose: a latent
-cell is 8 pixels wide, and what aliases in the render can be remembered by nobody.
+Every material is a function of a palette and a base colour; it returns an albedo picture (S, S, 3) in [0, 1]. The
+details are coarse on purpose: a latent cell is 8 pixels wide, and no memory can keep what aliases in the picture.
+The order of the random draws is part of a room's seed: another order is another room.
 """
 
 from __future__ import annotations
@@ -11,40 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIZE = 256  # texels along one edge
-TEXEL = 0.01  # metres per texel for materials of a physical scale
+TEXEL = 0.01  # metres per texel, for materials that are repeated at a physical scale
 
-# Muted, natural tones; a room takes one family for its walls and floors and a few accents for its things.
+# Muted colours in three families: large surfaces, floors and wood, and things.
 WALLS = [
-    (0.85, 0.82, 0.76),
-    (0.78, 0.80, 0.79),
-    (0.80, 0.74, 0.66),
-    (0.70, 0.75, 0.72),
-    (0.86, 0.80, 0.72),
+    (0.85, 0.82, 0.76), (0.78, 0.80, 0.79), (0.80, 0.74, 0.66), (0.70, 0.75, 0.72), (0.86, 0.80, 0.72),
     (0.68, 0.70, 0.75),
-]
+]  # fmt: skip
 FLOORS = [
-    (0.55, 0.40, 0.27),
-    (0.64, 0.50, 0.36),
-    (0.42, 0.31, 0.22),
-    (0.62, 0.60, 0.56),
-    (0.52, 0.50, 0.47),
+    (0.55, 0.40, 0.27), (0.64, 0.50, 0.36), (0.42, 0.31, 0.22), (0.62, 0.60, 0.56), (0.52, 0.50, 0.47),
     (0.70, 0.62, 0.52),
-]
+]  # fmt: skip
 ACCENTS = [
-    (0.62, 0.24, 0.20),
-    (0.20, 0.36, 0.48),
-    (0.78, 0.58, 0.22),
-    (0.27, 0.42, 0.28),
-    (0.45, 0.28, 0.42),
-    (0.80, 0.45, 0.28),
-    (0.22, 0.24, 0.28),
-    (0.86, 0.84, 0.78),
-    (0.35, 0.52, 0.55),
-]
+    (0.62, 0.24, 0.20), (0.20, 0.36, 0.48), (0.78, 0.58, 0.22), (0.27, 0.42, 0.28), (0.45, 0.28, 0.42),
+    (0.80, 0.45, 0.28), (0.22, 0.24, 0.28), (0.86, 0.84, 0.78), (0.35, 0.52, 0.55),
+]  # fmt: skip
 
 
 class Palette:
-    """A seeded source of colours and of noise for one room."""
+    """A seeded source of numbers, colours and noise for one room."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -68,45 +54,49 @@ class Palette:
         return F.interpolate(knots, (SIZE, SIZE), mode="bicubic", align_corners=True)[0, 0]
 
 
-def _grid() -> tuple[Tensor, Tensor]:
+def _texels() -> tuple[Tensor, Tensor]:
+    """Row and column (S, S) of every texel's centre."""
     t = torch.arange(SIZE) + 0.5
-    return torch.meshgrid(t, t, indexing="ij")  # v (rows), u (columns), in texels
+    return torch.meshgrid(t, t, indexing="ij")
 
 
-def _joint(distance: Tensor, width: float) -> Tensor:
-    """1 on the surface, towards 0 in a soft joint of `width` texels."""
-    return (distance / width).clamp(0, 1)
+def _edge_distance(v: Tensor, u: Tensor) -> Tensor:
+    """Distance to the nearest edge of the unit square."""
+    return torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
+
+
+# Materials that are repeated at a physical scale.
 
 
 def plaster(p: Palette, base: Tensor) -> Tensor:
-    tone = 1 + 0.035 * p.noise(5, 5) + 0.02 * p.noise(17, 17)
-    return base * tone[..., None]
+    return base * (1 + 0.035 * p.noise(5, 5) + 0.02 * p.noise(17, 17))[..., None]
 
 
 def stripes(p: Palette, base: Tensor) -> Tensor:
-    _, u = _grid()
-    width = p.uniform(18, 32)
-    band = torch.sigmoid(4 * torch.sin(u * torch.pi / width))
+    band = torch.sigmoid(4 * torch.sin(_texels()[1] * torch.pi / p.uniform(18, 32)))
     return base * (1 + p.uniform(0.08, 0.16) * (band - 0.5) + 0.02 * p.noise(9, 9))[..., None]
 
 
-def _bonded(p: Palette, base: Tensor, along: float, across: float, shift: float, tone: float, joint: float) -> Tensor:
-    """Rows of pieces (planks, tiles, bricks), each with a tone of its own, separated by soft joints."""
-    v, u = _grid()
-    row = (v / across).floor()
-    u = u + row * along * shift
-    column = (u / along).floor()
-    code = ((row * 57 + column * 131 + p.integer(1000)) * 12.9898).sin() * 43758.5453
+def _bonded(p: Palette, base: Tensor, length: float, width: float, shift: float, tone: float, joint: float) -> Tensor:
+    """Rows of pieces (planks, tiles, bricks), each with its own tone, separated by soft joints.
+
+    length, width: of a piece, in texels. shift: of each row against the one before, in lengths. joint: in texels.
+    """
+    v, u = _texels()
+    row = (v / width).floor()
+    u = u + row * length * shift
+    column = (u / length).floor()
+    code = ((row * 57 + column * 131 + p.integer(1000)) * 12.9898).sin() * 43758.5453  # a hash of the piece
     jitter = (code - code.floor() - 0.5) * 2 * tone
-    edge_v = torch.minimum(v - row * across, (row + 1) * across - v)
-    edge_u = torch.minimum(u - column * along, (column + 1) * along - u)
-    surface = _joint(torch.minimum(edge_v, edge_u), joint)
+    edge_v = torch.minimum(v - row * width, (row + 1) * width - v)
+    edge_u = torch.minimum(u - column * length, (column + 1) * length - u)
+    surface = (torch.minimum(edge_v, edge_u) / joint).clamp(0, 1)
     return base * ((1 + jitter) * (0.8 + 0.2 * surface))[..., None]
 
 
 def planks(p: Palette, base: Tensor) -> Tensor:
-    wood = _bonded(p, base, p.uniform(100, 150), p.uniform(18, 26), 0.37, 0.09, 3.0)
-    return wood * (1 + 0.03 * p.noise(40, 6))[..., None]
+    boards = _bonded(p, base, p.uniform(100, 150), p.uniform(18, 26), 0.37, 0.09, 3.0)
+    return boards * (1 + 0.03 * p.noise(40, 6))[..., None]
 
 
 def tiles(p: Palette, base: Tensor) -> Tensor:
@@ -126,12 +116,12 @@ def cloth(p: Palette, base: Tensor) -> Tensor:
     return base * (1 + 0.04 * p.noise(12, 12) + 0.04 * p.noise(5, 5))[..., None]
 
 
-# The materials below are pictures of a whole face: their coordinates are normalised to it.
+# Pictures of a whole face: their coordinates are normalised to it.
 
 
 def poster(p: Palette, base: Tensor) -> Tensor:
     """An abstract picture in a frame: large soft shapes that serve as landmarks."""
-    v, u = (x / SIZE for x in _grid())
+    v, u = (x / SIZE for x in _texels())
     picture = p.colour(WALLS).expand(SIZE, SIZE, 3) * (0.9 + 0.25 * v)[..., None]
     for _ in range(3 + p.integer(3)):
         colour, cx, cy, r = p.colour(ACCENTS), p.uniform(0.15, 0.85), p.uniform(0.15, 0.85), p.uniform(0.1, 0.28)
@@ -140,8 +130,7 @@ def poster(p: Palette, base: Tensor) -> Tensor:
         else:
             inside = torch.minimum(r - (u - cx).abs(), r * p.uniform(0.4, 1.2) - (v - cy).abs())
         picture = torch.lerp(picture, colour.expand_as(picture), torch.sigmoid(inside * 70)[..., None])
-    frame = torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v)) < 0.06
-    return torch.where(frame[..., None], base * 0.5, picture)
+    return torch.where((_edge_distance(v, u) < 0.06)[..., None], base * 0.5, picture)
 
 
 def bookshelf(p: Palette, base: Tensor) -> Tensor:
@@ -163,19 +152,19 @@ def bookshelf(p: Palette, base: Tensor) -> Tensor:
 
 
 def panels(p: Palette, base: Tensor) -> Tensor:
-    """The front of a cabinet or door: two columns of drawers or panels with handles."""
-    v, u = (x / SIZE for x in _grid())
+    """The front of a cabinet: one or two columns of drawers with handles."""
+    v, u = (x / SIZE for x in _texels())
     columns, rows = 1 + p.integer(2), 1 + p.integer(3)
     fu, fv = (u * columns) % 1, (v * rows) % 1
     edge = torch.minimum(torch.minimum(fu, 1 - fu) / columns, torch.minimum(fv, 1 - fv) / rows)
-    picture = wood(p, base) * (0.6 + 0.4 * _joint(edge, 0.03))[..., None]
+    picture = wood(p, base) * (0.6 + 0.4 * (edge / 0.03).clamp(0, 1))[..., None]
     handle = ((fu - 0.5).abs() < 0.12) & ((fv - 0.2).abs() < 0.05)
     return torch.where(handle[..., None], base * 0.35, picture)
 
 
 def rug(p: Palette, base: Tensor) -> Tensor:
-    v, u = (x / SIZE for x in _grid())
-    edge = torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
+    v, u = (x / SIZE for x in _texels())
+    edge = _edge_distance(v, u)
     second, third = p.colour(ACCENTS), p.colour(WALLS)
     picture = torch.where((edge < 0.07)[..., None], second, base.expand(SIZE, SIZE, 3))
     picture = torch.where(((edge > 0.12) & (edge < 0.16))[..., None], third, picture)
