@@ -1,8 +1,8 @@
 """A vectorised ray caster for boxes, upright cylinders and spheres, in plain torch (CPU or GPU).
 
-The image is cut into square tiles. Primitives outside a tile's frustum are dropped, then in round k every tile
-intersects its rays with its k-th candidate: the work follows what a tile sees, not what the room holds.
-Rays have camera-space z = 1, so that the ray parameter of a hit *is* its z-depth.
+The image is cut into square tiles. Primitives outside a tile's frustum are dropped; then, in round k, every tile
+intersects its rays with its k-th candidate. So the cost depends on what a tile sees, not on what the room holds.
+Rays have camera-space z = 1, so that the ray parameter of a hit is its z-depth.
 """
 
 from __future__ import annotations
@@ -24,23 +24,17 @@ SAMPLES = ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
 
 @dataclass
 class Primitives:
-    """P primitives. World axes: x right, y down, z forward; metres; the floor is y = 0.
+    """P primitives. World axes: x right, y down, z forward; metres; the floor is y = 0."""
 
-    `half` holds half extents (for cylinders radius, half height, radius; for spheres the radius thrice), `yaw` turns a
-    box about the vertical, `texture` indexes the room's textures (-1: sky), `fitted` says that the texture is a
-    picture of a whole face, `shell` marks walls, floors and ceilings, `motion` is the amplitude of a swing
-    (0 = static).
-    """
-
-    kind: Tensor
-    centre: Tensor
-    half: Tensor
-    yaw: Tensor
-    texture: Tensor
-    fitted: Tensor
-    shell: Tensor
-    motion: Tensor
-    phase: Tensor
+    kind: Tensor  # (P,) BOX, CYLINDER or SPHERE
+    centre: Tensor  # (P, 3)
+    half: Tensor  # (P, 3) half extents; of a cylinder radius, half height, radius; of a sphere the radius three times
+    yaw: Tensor  # (P,) turn about the vertical, radians
+    texture: Tensor  # (P,) index of the room's textures, -1 for sky
+    fitted: Tensor  # (P,) bool, the texture is a picture of a whole face
+    shell: Tensor  # (P,) bool, a wall, a floor or a ceiling
+    motion: Tensor  # (P, 3) amplitude of a swing, 0 for what stands still
+    phase: Tensor  # (P,) of the swing, radians
 
     def at(self, time: float) -> Primitives:
         """The scene at a time in frames: bodies swing along `motion` with a period of 60 frames."""
@@ -64,11 +58,8 @@ class Primitives:
     def distance(self, points: Tensor) -> Tensor:
         """(Q,) distance in metres from points (Q, 3) to the nearest static surface, negative inside."""
         static = ~self.moving
-        local = points[:, None] - self.centre[static]
-        c, s = self.yaw[static].cos(), self.yaw[static].sin()
-        x, y, z = local.unbind(-1)
-        local = torch.stack([c * x - s * z, y, s * x + c * z], -1)
-        excess = local.abs() - self.half[static]
+        local = torch.stack(_turned((points[:, None] - self.centre[static]).unbind(-1), self.yaw[static]), -1)
+        excess = local.abs() - self.half[static]  # (Q, P, 3)
         box = excess.clamp(min=0).norm(dim=-1) + excess.amax(-1).clamp(max=0)
         radius, height = self.half[static, 0], self.half[static, 1]
         side = torch.stack([local[..., [0, 2]].norm(dim=-1) - radius, local[..., 1].abs() - height], -1)
@@ -76,6 +67,16 @@ class Primitives:
         sphere = local.norm(dim=-1) - radius
         kind = self.kind[static]
         return torch.where(kind == BOX, box, torch.where(kind == CYLINDER, cylinder, sphere)).amin(1)
+
+
+def _turned(vector: tuple, yaw: Tensor) -> tuple:
+    """Components (x, y, z) in the frame of a body that is turned by `yaw`."""
+    (x, y, z), cos, sin = vector, yaw.cos(), yaw.sin()
+    return cos * x - sin * z, y, sin * x + cos * z
+
+
+# Ray parameter (K, R) of the nearest hit, or infinity. o: origins (K, 1), d: directions (K, R), both as (x, y, z) in
+# the body's frame; half: (K, 3).
 
 
 def _box(o: tuple, d: tuple, half: Tensor) -> Tensor:
@@ -156,11 +157,9 @@ def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
         for k in range(int(counts.max()) if len(counts) else 0):
             tiles = (counts > k).nonzero()[:, 0]
             which = order[tiles, k]
-            cos, sin = scene.yaw[which].cos()[:, None], scene.yaw[which].sin()[:, None]
-            ox, oy, oz = (origins[tiles] - scene.centre[which]).unsqueeze(-1).unbind(1)
-            x, y, z = dx[tiles], dy[tiles], dz[tiles]
-            o = (cos * ox - sin * oz, oy, sin * ox + cos * oz)
-            d = (cos * x - sin * z, y, sin * x + cos * z)
+            yaw = scene.yaw[which][:, None]
+            o = _turned((origins[tiles] - scene.centre[which]).unsqueeze(-1).unbind(1), yaw)
+            d = _turned((dx[tiles], dy[tiles], dz[tiles]), yaw)
             t = intersect(o, d, scene.half[which])
             nearer = t < best[tiles]
             best[tiles] = torch.where(nearer, t, best[tiles])
@@ -169,7 +168,7 @@ def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
 
 
 def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tensor:
-    """(K, P) which primitives' bounds meet each tile's frustum (conservative)."""
+    """(K, P) bool: which primitives' bounds may meet each tile's frustum."""
     last = TILE - 1
     corners = torch.stack([directions[:, i, j, 0] for i, j in ((0, 0), (0, last), (last, last), (last, 0))], 1)
     middle = corners.mean(1, keepdim=True)
@@ -184,7 +183,7 @@ def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tenso
 
 @dataclass
 class Lighting:
-    """One soft sun and one lamp; `floor` (Z, X) darkens the floor beneath furniture, 5 cm a cell from `corner`."""
+    """A soft sun and a lamp; `floor` (Z, X) darkens the floor under furniture, 5 cm a cell from `corner` (z, x)."""
 
     sun: Tensor
     lamp: Tensor
@@ -192,13 +191,15 @@ class Lighting:
     floor: Tensor
     corner: Tensor
 
+    def to(self, device) -> Lighting:
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "ambient"}
+        return replace(self, **moved)
+
 
 def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, rays: Tensor, index: Tensor) -> Tensor:
     """Colours (R, 3) in [0, 1] of hit points (R, 3)."""
     kind, half, yaw = scene.kind[index], scene.half[index], scene.yaw[index]
-    x, y, z = (points - scene.centre[index]).unbind(1)
-    cos, sin = yaw.cos(), yaw.sin()
-    local = torch.stack([cos * x - sin * z, y, sin * x + cos * z], 1)
+    local = torch.stack(_turned((points - scene.centre[index]).unbind(1), yaw), 1)
     ratio = local.abs() / half
     axis = ratio.argmax(1)
     normal = torch.nn.functional.one_hot(axis, 3) * local.sign()
@@ -207,14 +208,12 @@ def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, 
     cap = (kind == CYLINDER) & (ratio[:, 1] > 0.999)
     normal = torch.where(((kind != BOX) & ~cap)[:, None], body, normal)
     normal = torch.where(cap[:, None], local.sign() * local.new_tensor([0.0, 1.0, 0.0]), normal)
-    nx, ny, nz = normal.unbind(1)
-    normal = torch.stack([cos * nx + sin * nz, ny, cos * nz - sin * nx], 1)
+    (nx, ny, nz), cos, sin = normal.unbind(1), yaw.cos(), yaw.sin()
+    normal = torch.stack([cos * nx + sin * nz, ny, cos * nz - sin * nx], 1)  # back into the world
 
     # Texture coordinates: the two axes along the face; on round bodies a cheap slanted projection.
-    along = torch.where(axis == 0, 2, 0)
-    upward = torch.where(axis == 1, 2, 1)
-    u, v = local.gather(1, along[:, None])[:, 0], local.gather(1, upward[:, None])[:, 0]
-    hu, hv = half.gather(1, along[:, None])[:, 0], half.gather(1, upward[:, None])[:, 0]
+    across, upward = torch.where(axis == 0, 2, 0), torch.where(axis == 1, 2, 1)
+    (u, hu), (v, hv) = ([x.gather(1, a[:, None])[:, 0] for x in (local, half)] for a in (across, upward))
     round_body = kind != BOX
     mu, mv = torch.where(round_body, local[:, 0] + 0.6 * local[:, 2], u), torch.where(round_body, local[:, 1], v)
     fitted = scene.fitted[index] & ~round_body
@@ -229,17 +228,14 @@ def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, 
     lit = lit * (0.78 + 0.34 / (1 + ((points - light.lamp) ** 2).sum(1) / 6.0))
     edges = (1 - 0.3 * torch.exp((u.abs() - hu) / 0.22)) * (1 - 0.3 * torch.exp((v.abs() - hv) / 0.22))
     lit = torch.where(scene.shell[index], lit * edges, lit * (1 - 0.25 * torch.exp(points[:, 1].clamp(max=0) / 0.2)))
-    cell = ((points[:, [2, 0]] - light.corner) / 0.05).long()
-    cell[:, 0].clamp_(0, light.floor.shape[0] - 1)
-    cell[:, 1].clamp_(0, light.floor.shape[1] - 1)
-    on_floor = points[:, 1] > -0.03
-    lit = torch.where(on_floor, lit * light.floor[cell[:, 0], cell[:, 1]], lit)
-    colour = albedo * lit[:, None]
-    return torch.where((texture < 0)[:, None], sky(rays), colour).clamp(0, 1)
+    row, column = ((points[:, [2, 0]] - light.corner) / 0.05).long().unbind(1)
+    shadow = light.floor[row.clamp(0, light.floor.shape[0] - 1), column.clamp(0, light.floor.shape[1] - 1)]
+    lit = torch.where(points[:, 1] > -0.03, lit * shadow, lit)
+    return torch.where((texture < 0)[:, None], _sky(rays), albedo * lit[:, None]).clamp(0, 1)
 
 
-def sky(rays: Tensor) -> Tensor:
-    """A pale gradient with soft clouds, by direction alone: the sky is infinitely far."""
+def _sky(rays: Tensor) -> Tensor:
+    """A pale gradient with soft clouds, by direction alone, since the sky is infinitely far."""
     d = torch.nn.functional.normalize(rays, dim=1)
     height = (-d[:, 1]).clamp(-0.2, 1)[:, None]
     cloud = (torch.sin(d[:, 0] * 7 + 3 * d[:, 2]) * torch.sin(d[:, 2] * 6 - d[:, 1] * 9))[:, None] * 0.04
@@ -248,6 +244,6 @@ def sky(rays: Tensor) -> Tensor:
 
 
 def _mirror(t: Tensor) -> Tensor:
-    """Texel index (R,) of a coordinate: the texture is repeated in mirror images, so that no seam shows."""
+    """Texel index (R,) of a coordinate. A texture is repeated in mirror images, so that no seam shows."""
     t = t.floor().long() % (2 * SIZE)
     return torch.where(t < SIZE, t, 2 * SIZE - 1 - t)

@@ -1,4 +1,4 @@
-"""Procedural rooms with the truth known: colour, z-depth, cameras, and masks of moving bodies and of sky."""
+"""Procedural rooms with exact ground truth: colour, z-depth, cameras, and masks of moving bodies and of sky."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
+from mirage_nb.data.rooms.augment import handheld, random_textures
 from mirage_nb.data.rooms.layout import build
 from mirage_nb.data.rooms.raycast import SAMPLES, TILE, shade, tile_rays, trace
 from mirage_nb.data.rooms.textures import Palette
-from mirage_nb.data.rooms.wild import handheld, wild_textures
 from mirage_nb.paths import camera_path
 
 CLEARANCE = 0.3  # metres that a camera keeps from every static surface
-# What a walk is drawn from: a turn and a move at once.
+# A random walk combines a turn and a move, each drawn from these.
 TURNS = ("pan_left", "pan_right", "pan_left", "pan_right", "fixed")
 MOVES = ("push_in", "pull_out", "move_left", "move_right", "push_in", "move_left", "move_right")
 
@@ -27,30 +27,28 @@ class Room:
     Args:
         seed: any non-negative integer. Seeds from 900000 on are held out: no model of ours is trained on them.
         moving: number of moving bodies; by default 0 to 2, drawn from the seed.
-        wild: other materials and a hand's motion, as in recordings; see `mirage_nb.data.rooms.wild`.
+        augmented: random surfaces and a handheld camera; see `mirage_nb.data.rooms.augment`.
         device: where to render.
     """
 
     def __init__(
-        self, seed: int, *, moving: int | None = None, wild: bool = False, device: str | torch.device = "cpu"
+        self, seed: int, *, moving: int | None = None, augmented: bool = False, device: str | torch.device = "cpu"
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-        self.seed, self.wild = seed, wild
-        self.generator = torch.Generator().manual_seed(seed * 2654435761 % 2**31 + 17)
-        palette = Palette(self.generator)
+        self.seed, self.augmented = seed, augmented
+        palette = Palette(torch.Generator().manual_seed(seed * 2654435761 % 2**31 + 17))
         drawn = max(0, palette.integer(5) - 2)
-        scene, textures, light, (self.width, self.depth) = build(palette, drawn if moving is None else moving)
-        textures = wild_textures(palette, textures) if wild else textures
-        self.scene, self.textures, self.light = scene, textures, light
+        parts = build(palette, drawn if moving is None else moving)
+        self.scene, self.textures, self.light, (self.width, self.depth) = parts
+        if augmented:
+            self.textures = random_textures(palette, self.textures)
         self.to(device)
 
     def to(self, device: str | torch.device) -> Room:
-        """Render, from now on, on another device. Paths are found sooner on a processor, pictures on a GPU."""
+        """Render on another device from now on. Paths are found faster on a CPU, pictures on a GPU."""
         self.scene, self.textures = self.scene.to(device), self.textures.to(device)
-        for name in ("sun", "lamp", "floor", "corner"):
-            setattr(self.light, name, getattr(self.light, name).to(device))
-        self.device = torch.device(device)
+        self.light, self.device = self.light.to(device), torch.device(device)
         return self
 
     def clearance(self, points: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ class Room:
         return self.scene.distance(points.to(self.device)).cpu()
 
     def start(self, attempt: int = 0) -> Tensor:
-        """(4, 4) c2w of a view from within the main room, at eye height, that has some depth to it."""
+        """(4, 4) c2w of a view from inside the main room, at eye height, with free space in front of it."""
         generator = torch.Generator().manual_seed(self.seed * 1000003 % 2**31 + attempt)
         draws = torch.rand(200, 4, generator=generator)
         for x, z, turn, tilt in draws.tolist():
@@ -72,27 +70,25 @@ class Room:
         return pose
 
     def _depth_ahead(self, pose: Tensor) -> Tensor:
-        cameras = Cameras(pose, torch.tensor([TILE * 0.9, TILE * 0.9, TILE / 2, TILE / 2]), (TILE, TILE)).to(
-            self.device
-        )
+        lens = torch.tensor([TILE * 0.9, TILE * 0.9, TILE / 2, TILE / 2])
+        cameras = Cameras(pose, lens, (TILE, TILE)).to(self.device)
         rays = tile_rays(cameras)[..., :1, :].flatten(0, 2)
-        depth, _ = trace(self.scene.at(0.0), cameras.centers, rays)
-        return depth.cpu()
+        return trace(self.scene.at(0.0), cameras.centers, rays)[0].cpu()
 
     def walk(
         self, num_frames: int, path: str | None = None, size: tuple[int, int] = (128, 128), fov: float | None = None
     ) -> Cameras:
-        """Cameras along a path that keeps clear of walls and things.
+        """Cameras along a path that keeps clear of walls and furniture.
 
         Args:
             num_frames: T.
             path: a name that `camera_path` knows; by default a turn and a move drawn from the room's seed, at 0.7 to
                 1.6 degrees and 1 to 3 cm a frame. Starts are drawn from the seed until the path fits into the room.
             size: (height, width) in pixels.
-            fov: horizontal field of view in degrees; by default 64, or drawn along with the path.
+            fov: horizontal field of view in degrees; by default 64, or drawn together with the path.
 
         Raises:
-            ValueError: no start of 60 that were tried lets the path through.
+            ValueError: the path fits from none of the 60 starts that were tried.
         """
         for attempt in range(60):
             generator = torch.Generator().manual_seed(self.seed * 7919 % 2**31 + attempt)
@@ -103,14 +99,14 @@ class Room:
                 degrees, metres, fov = 0.7 + 0.9 * turn, 0.01 + 0.02 * speed, 58 + 12 * lens
             start = self.start(attempt)
             c2w = camera_path(name, num_frames, start, degrees_per_frame=degrees, metres_per_frame=metres)
-            c2w = handheld(c2w, generator) if self.wild else c2w
+            c2w = handheld(c2w, generator) if self.augmented else c2w
             if self.blocked(c2w) is None and self._depth_ahead(c2w[num_frames // 2]).min() > 0.5:
                 return Cameras(c2w, default_intrinsics(size, fov or 64.0), size)
-        where = f"wherever it starts in room {self.seed}"
-        raise ValueError(f"path: {path!r} over {num_frames} frames runs through a wall or a thing {where}")
+        where = f"from every start in room {self.seed}"
+        raise ValueError(f"path: {path!r} over {num_frames} frames runs into a wall or furniture {where}")
 
     def blocked(self, c2w: Tensor) -> int | None:
-        """The first frame of a path (T, 4, 4) that comes too near to a wall or a thing, or None."""
+        """The first frame of a path (T, 4, 4) that comes too near to a wall or to furniture, or None."""
         near = (self.clearance(c2w[:, :3, 3]) < CLEARANCE).nonzero()
         return int(near[0]) if len(near) else None
 
@@ -121,44 +117,35 @@ class Room:
         Args:
             cameras: T cameras of any size.
             times: (T,) in frames, for the moving bodies; by default 0, 1, 2, ...
+            chunk: frames rendered at once, where nothing moves.
 
         Returns:
-            A `Clip`: colours are the mean of five samples a pixel; depth and masks are those of the pixel's centre.
+            A `Clip`: the colour of a pixel is the mean of five samples; depth and masks are those of its centre.
         """
         times = torch.arange(len(cameras)) if times is None else torch.as_tensor(times)
-        static = not bool(self.scene.moving.any())
-        chunk = chunk if static else 1
-        parts = [
-            self._render(cameras[list(range(i, min(i + chunk, len(cameras))))], float(times[i]))
-            for i in range(0, len(cameras), chunk)
-        ]
+        chunk = 1 if self.scene.moving.any() else chunk
+        starts = range(0, len(cameras), chunk)
+        parts = [self._render(cameras[list(range(len(cameras)))[i : i + chunk]], float(times[i])) for i in starts]
         frames, depth, moving, sky = (torch.cat(x) for x in zip(*parts))
         return Clip(frames, depth, cameras, moving, sky)
 
     def _render(self, cameras: Cameras, time: float) -> tuple[Tensor, ...]:
-        cameras = cameras.to(self.device)
-        scene = self.scene.at(time)
+        cameras, scene = cameras.to(self.device), self.scene.at(time)
         rays = tile_rays(cameras)
         n, rows, columns = rays.shape[:3]
-        tiles = rays.flatten(0, 2)
+        tiles = rays.flatten(0, 2)  # (K, TILE, TILE, S, 3)
         origins = cameras.centers.repeat_interleave(rows * columns, 0)
         depth, index = trace(scene, origins, tiles)
         directions = tiles.flatten(1, 3)
-        points = origins[:, None] + depth.nan_to_num(posinf=0.0)[..., None] * directions
-        colour = shade(
-            scene, self.textures, self.light, points.flatten(0, 1), directions.flatten(0, 1), index.flatten()
-        )
+        points = (origins[:, None] + depth.nan_to_num(posinf=0.0)[..., None] * directions).flatten(0, 1)
+        colour = shade(scene, self.textures, self.light, points, directions.flatten(0, 1), index.flatten())
         colour = colour.view(-1, TILE * TILE, len(SAMPLES), 3).mean(2)
-        depth = depth.view(-1, TILE * TILE, len(SAMPLES))[..., 0]
-        index = index.view(-1, TILE * TILE, len(SAMPLES))[..., 0]
+        depth, index = (x.view(-1, TILE * TILE, len(SAMPLES))[..., 0] for x in (depth, index))
         sky = (scene.texture[index] < 0) | ~torch.isfinite(depth)
 
         def picture(x: Tensor) -> Tensor:
-            x = (
-                x.view(n, rows, columns, TILE, TILE, -1)
-                .permute(0, 1, 3, 2, 4, 5)
-                .reshape(n, rows * TILE, columns * TILE, -1)
-            )
+            x = x.view(n, rows, columns, TILE, TILE, -1).permute(0, 1, 3, 2, 4, 5)
+            x = x.reshape(n, rows * TILE, columns * TILE, -1)
             return x[:, : cameras.size[0], : cameras.size[1]].cpu()
 
         frames = (picture(colour) * 255).round().to(torch.uint8)
