@@ -83,40 +83,6 @@ def test_all_variants_walk():
     assert all(videos[900000][name].shape == videos[900000]["truth"].shape for name in names)
 
 
-def test_every_trained_variant_differs_in_what_its_name_says(tmp_path, monkeypatch):
-    from safetensors.torch import load_file
-
-    from mirage_nb.evaluation import training
-    from mirage_nb.training.data import Walks, write_walks
-    from mirage_nb.training.encoded import EncodedWalks
-
-    write_walks(tmp_path / "walks", 1, num_frames=9)
-    data = EncodedWalks.encode(Walks(tmp_path / "walks"), build_micro()["vae"])
-
-    def micro(seed: int = 0, prior_width: int = 8) -> dict:
-        return build_micro(seed, memory_prior=True, prior_width=prior_width)
-
-    monkeypatch.setattr(training, "build_tiny", micro)
-    folders = training.train_variants(data, tmp_path / "out", steps=4, rank=2, compile=False)
-    weights = {name: load_file(f / "diffusion_pytorch_model.safetensors") for name, f in folders.items()}
-    assert len(weights) == 5
-    assert [name for name, tensors in weights.items() if any("prior" in key for key in tensors)] == [
-        "all at once, learnt prior"
-    ]
-    ray = "vace_patch_embedding.weight"
-    for name, tensors in weights.items():
-        assert bool((tensors[ray][:, -training.RAYS :] == 0).all()) == ("no rays" in name), name
-    start = load_file(tmp_path / "out" / "with_branch" / "diffusion_pytorch_model.safetensors")
-    assert torch.equal(start["vace_blocks.0.ffn.net.2.weight"], start["blocks.0.ffn.net.2.weight"])
-    assert (start["vace_blocks.0.proj_out.weight"] == 0).all()
-    one, two = (weights[f"backbone first, then {n}"] for n in ("one stage", "two stages"))
-    assert not torch.allclose(one["blocks.0.attn1.to_q.weight"].float(), start["blocks.0.attn1.to_q.weight"])
-    assert torch.allclose(two["blocks.0.ffn.net.2.weight"].float(), start["blocks.0.ffn.net.2.weight"], atol=1e-2)
-    stamps = [f.stat().st_mtime_ns for f in folders.values()]
-    again = training.train_variants(data, tmp_path / "out", steps=4, rank=2, compile=False)
-    assert [f.stat().st_mtime_ns for f in again.values()] == stamps, "what is there is not trained again"
-
-
 def test_things_that_move_leave_tokens_only_without_a_mask():
     from mirage_nb.benchmarks.moving import MASKS, moving_things
 

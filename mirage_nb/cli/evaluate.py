@@ -164,33 +164,6 @@ def recording(
         typer.echo(f"remembered: {report['remembered']:.0%} of the pixels; see {out / 'report.json'} and contact.png")
 
 
-@app.command()
-def training(
-    walks: Annotated[Path, typer.Option(help="Folder of walks, from `mirage-nb train data`.")],
-    out: Out,
-    training_steps: Annotated[int, typer.Option(help="Steps that every variant is trained.")] = 600,
-    seeds: Rooms = "900000-900015",
-    frames: Frames = 49,
-) -> None:
-    """What the ingredients of the training are worth: small models from nothing, one thing changed at a time."""
-    with one_line():
-        from mirage_nb.evaluation.training import evaluate_variants, train_variants
-        from mirage_nb.training.encoded import EncodedWalks
-        from mirage_nb.training.tiny import encode_with_bar
-
-        rooms, pipe = _seeds(seeds), load_pipeline(None)
-        encode_with_bar(walks, out / "encoded", pipe.vae, pipe.depth_estimator)
-        variants = train_variants(EncodedWalks.load(out / "encoded"), out, training_steps)
-        with _segments_bar() as progress:
-            methods = evaluate_variants(pipe, variants, rooms, frames, progress)
-        command = shlex.join(["mirage-nb", *sys.argv[1:]])
-        settings = {"training_steps": training_steps, "seeds": list(rooms), "frames": frames}
-        report = {"command": command, "settings": settings, "methods": methods}
-        write_json(out / "training.json", report)
-        _print_table(report)
-        typer.echo(f"see {out / 'training.json'}")
-
-
 def _looking(pipe, **asked: int | None):
     """The pipeline, looking ahead and remembering as asked for."""
     pipe.register_to_config(**{name: value for name, value in asked.items() if value is not None})

@@ -1,4 +1,4 @@
-"""`mirage-nb train`: the bundled model from nothing, or one recipe of it on data of one's own."""
+"""`mirage-nb train`: the bundled model from nothing, or its transformer further on data of one's own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from mirage_nb.cli.console import load_pipeline, one_line
 
 app = typer.Typer(help=__doc__, invoke_without_command=True)
 
-Walks = Annotated[Path, typer.Option(help="Folder of walks, from `mirage-nb train data`.")]
-Start = Annotated[str | None, typer.Option("--model", help="Pipeline folder to start from, else the bundled one.")]
-Folder = Annotated[Path, typer.Option(help="Gets checkpoints, log and result; a stopped run goes on from it.")]
 Seed = Annotated[int, typer.Option(help="Of weights, batches and noise.")]
 
 
@@ -21,12 +18,11 @@ Seed = Annotated[int, typer.Option(help="Of weights, batches and noise.")]
 def tiny(
     context: typer.Context,
     folder: Annotated[
-        Path | None,
-        typer.Option(help="Keeps rooms, checkpoints and the model; a stopped run goes on from it."),
+        Path | None, typer.Option(help="Gets rooms, checkpoints and the model; a stopped run continues from it.")
     ] = None,
     preset: Annotated[str, typer.Option(help="What to train from nothing: tiny.")] = "tiny",
     seed: Seed = 0,
-    quick: Annotated[bool, typer.Option(help="A few steps of every stage, to see that all works.")] = False,
+    quick: Annotated[bool, typer.Option(help="A few steps of everything, to see that all works.")] = False,
     compile: Annotated[bool, typer.Option(help="Compile the VAE's blocks.")] = True,
 ) -> None:
     if context.invoked_subcommand:
@@ -44,104 +40,61 @@ def tiny(
 
 @app.command()
 def data(
-    folder: Annotated[Path, typer.Option(help="Gets the walks, in shards; those that are there stay.")],
+    folder: Annotated[Path, typer.Option(help="Gets the walks, in shards; those that exist stay.")],
     rooms: Annotated[int, typer.Option(help="Render the rooms 0 to ROOMS - 1.")] = 0,
     recordings: Annotated[
         list[Path], typer.Option(help="RGB-D in the layout of 7-Scenes, or video with poses, by folder or file.")
     ] = [],  # noqa: B006
     frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
-    every: Annotated[int, typer.Option(help="Of a room's walk, keep one frame of so many.")] = 1,
     size: Annotated[int, typer.Option(help="Height and width of a frame, in pixels.")] = 128,
-    wild: Annotated[bool, typer.Option(help="Rooms with surfaces and motion as recordings have them.")] = False,
+    augmented: Annotated[bool, typer.Option(help="Rooms with random surfaces and a handheld camera.")] = False,
     depth_model: Annotated[
         str | None, typer.Option(help="A metric depth model of transformers for video, else the bundled one.")
     ] = None,
 ) -> None:
     """Write walks to learn from: through procedural rooms, or cut from recordings."""
     with one_line():
-        from tqdm.auto import tqdm
-
-        from mirage_nb.training.data import has_depth, import_recordings
-        from mirage_nb.training.tiny import render_rooms
+        from mirage_nb.models.photo_depth import TransformersDepth
+        from mirage_nb.training.data import has_depth, import_recordings, processes, write_walks
 
         if not rooms and not recordings:
             raise ValueError("rooms: nothing to write; give --rooms 528 or --recordings FOLDER")
         depth = None
         if not all(map(has_depth, recordings)):
-            depth = _depth_for_video(depth_model)
+            estimator = TransformersDepth.from_transformers(depth_model) if depth_model else None
+            depth = (estimator or load_pipeline(None).depth_estimator).to(processes().device)
+            if getattr(depth, "relative", False):
+                raise ValueError(f"depth_model: expected one that predicts metres, {depth_model} does not")
         if rooms:
-            render_rooms(folder, rooms, 0, frames, wild, every, size)
-        if recordings:
-            with tqdm(total=len(recordings), desc="recordings") as bar:
-                report = import_recordings(
-                    recordings, folder, frames, (size, size), depth, progress=lambda done: bar.update(done - bar.n)
-                )
-            for source, outcome in report.items():
-                typer.echo(f"{source}: {outcome}")
-
-
-def _depth_for_video(name: str | None):
-    """A metric depth model, where this process computes."""
-    from mirage_nb.models.photo_depth import TransformersDepth
-    from mirage_nb.training.data import processes
-
-    model = TransformersDepth.from_transformers(name) if name else load_pipeline(None).depth_estimator
-    if getattr(model, "relative", False):
-        raise ValueError(f"depth_model: expected one that predicts metres, {name} predicts inverse depth")
-    return model.to(processes().device)
+            write_walks(folder, rooms, frames, augmented=augmented, size=size)
+        for source, outcome in import_recordings(recordings, folder, frames, (size, size), depth).items():
+            typer.echo(f"{source}: {outcome}")
 
 
 @app.command()
-def vae(walks: Walks, folder: Folder, model: Start = None, steps: int = 7000, lr: float = 4e-4, seed: Seed = 0) -> None:
-    """Train the VAE of a model further, on single frames."""
-    with one_line():
-        from mirage_nb.training.data import Walks as Data
-        from mirage_nb.training.loop import fit
-        from mirage_nb.training.vae import vae_loss
-
-        network = load_pipeline(model).vae.float()
-        fit(network, vae_loss(Data(walks)), steps=steps, folder=folder, lr=lr, seed=seed, weight_decay=0.0)
-        network.save_pretrained(folder / "vae")
-        typer.echo(f"the VAE is in {folder / 'vae'}; its latents are new: a transformer must be trained on them")
-
-
-def _transformer(recipe: str, walks: Path, folder: Path, model: str | None, **options) -> None:
+def transformer(
+    walks: Annotated[Path, typer.Option(help="Folder of walks, from `mirage-nb train data`.")],
+    folder: Annotated[Path, typer.Option(help="Gets checkpoints, log and result; a stopped run continues from it.")],
+    stage: Annotated[
+        str, typer.Option(help="backbone: no memory; branch: stage 1; lora: stage 2, LoRA and branch; joint: all.")
+    ] = "joint",
+    model: Annotated[str | None, typer.Option(help="Pipeline folder to start from, else the bundled one.")] = None,
+    steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 6000,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 64,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-4,
+    batch: Annotated[int, typer.Option(help="Samples a step, over all processes.")] = 8,
+    seed: Seed = 0,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
+) -> None:
+    """Train a model's transformer further, in one of the paper's stages."""
     with one_line():
         from mirage_nb.models.presets import bundled_model
-        from mirage_nb.training.encoded import EncodedWalks
+        from mirage_nb.training.encoded import EncodedWalks, encode_walks
         from mirage_nb.training.stages import train_transformer
-        from mirage_nb.training.tiny import encode_with_bar
 
         pipe = load_pipeline(model)
-        encode_with_bar(walks, folder / "encoded", pipe.vae, pipe.depth_estimator)
-        start = Path(model or bundled_model()) / "transformer"
-        target = train_transformer(recipe, start, EncodedWalks.load(folder / "encoded"), folder, **options)
-        typer.echo(f"the transformer is in {target}, the loss in {folder / 'loss.png'}")
-
-
-Steps = Annotated[int, typer.Option(help="Length of the schedule.")]
-Checkpointing = Annotated[bool, typer.Option(help="Less memory, a third more time.")]
-Tracker = Annotated[str | None, typer.Option(help="Log to a tracker of accelerate's, too: tensorboard.")]
-
-
-@app.command()
-def backbone(
-    walks: Walks, folder: Folder, model: Start = None, steps: Steps = 6000, lr: float = 4e-4, batch: int = 8,
-    seed: Seed = 0, gradient_checkpointing: Checkpointing = False, tracker: Tracker = None,
-) -> None:  # fmt: skip
-    """Image to video without a memory."""
-    _transformer("backbone", walks, folder, model, steps=steps, lr=lr, batch=batch, seed=seed,
-                 gradient_checkpointing=gradient_checkpointing, tracker=tracker)  # fmt: skip
-
-
-@app.command()
-def memory(
-    walks: Walks, folder: Folder, model: Start = None, steps: Steps = 6000,
-    stage: Annotated[str, typer.Option(help="1: the branch; 2: LoRA on the backbone, too; joint: all.")] = "joint",
-    rank: Annotated[int, typer.Option(help="Of the LoRA, stage 2.")] = 64, lr: float = 4e-4, batch: int = 8,
-    leap: Annotated[int, typer.Option(help="Every second batch: views up to so many frames ahead; 1 for none.")] = 1,
-    seed: Seed = 0, gradient_checkpointing: Checkpointing = False, tracker: Tracker = None,
-) -> None:  # fmt: skip
-    """The transformer with its memory, in the paper's stages."""
-    _transformer("memory", walks, folder, model, steps=steps, stage=stage, rank=rank, lr=lr, batch=batch, leap=leap,
-                 seed=seed, gradient_checkpointing=gradient_checkpointing, tracker=tracker)  # fmt: skip
+        encode_walks(walks, folder / "encoded", pipe.vae, pipe.depth_estimator)
+        start, encoded = Path(model or bundled_model()) / "transformer", EncodedWalks.load(folder / "encoded")
+        options = dict(rank=rank, lr=lr, batch=batch, seed=seed, gradient_checkpointing=gradient_checkpointing)
+        target = train_transformer(stage, start, encoded, folder, steps=steps, **options)
+        typer.echo(f"the transformer is in {target}, the losses in {folder / 'log.jsonl'}")

@@ -1,25 +1,21 @@
-"""Training data: walks through procedural rooms, or parts of recordings, once into safetensors shards.
+"""Training data: walks through procedural rooms, or cut from recordings, in safetensors shards.
 
-A shard holds a few rooms, one walk of T frames each, with depth, masks and cameras; or the walks of one recording.
-Shards are written aside and renamed, so an interrupted run goes on with the first one that is missing.
+A shard is written to a temporary file and renamed, so an interrupted run continues with the first missing shard.
 """
 
 from __future__ import annotations
 
 import atexit
 import hashlib
-import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
@@ -27,115 +23,67 @@ from mirage_nb.data.rooms.room import Room
 from mirage_nb.stitching import as_pixels
 
 ROOMS_PER_SHARD = 16
-HELD_OUT = 900_000  # seeds from here on are never trained on
+HELD_OUT = 900_000  # rooms with this seed or a higher one are for evaluation, never for training
+USEFUL_DEPTH = 0.3  # share of a recorded frame's pixels whose depth must be measured
 
 
 def processes() -> PartialState:
-    """The processes that share the work. Without a GPU accelerate must be told so, or each takes itself to be alone."""
-    atexit.unregister(_leave)  # once is enough
-    atexit.register(_leave)
+    """The processes that share the work (`accelerate launch`, or `torchrun` without a GPU)."""
+    atexit.unregister(_leave_group)
+    atexit.register(_leave_group)  # otherwise gloo's threads may abort at the interpreter's end
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _leave() -> None:
-    """Leave the group of processes: threads of gloo that are left to the interpreter's end may abort it."""
+def _leave_group() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
+def own_share(items: Sequence, title: str):
+    """This process's share of some items, with a progress bar in a terminal."""
+    state = processes()
+    return tqdm(items[state.process_index :: state.num_processes], desc=title, disable=None)
+
+
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
     return next(model.parameters()).device
 
 
-def do_all(work: Callable, tasks: Sequence[tuple], progress: Callable[[], None] = lambda: None) -> None:
-    """Call `work(*task)` for every task, and `progress` after each.
-
-    One after another on processors, which share tasks beforehand (`torchrun`). A GPU waits for its processor most of
-    the time that such work takes, so there a process for each core does it.
-    """
-    if not torch.cuda.is_available() or len(tasks) < 2:
-        for task in tasks:
-            work(*task)
-            progress()
-        return
-    workers = min(len(tasks), os.cpu_count())
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for done in as_completed([pool.submit(work, *task) for task in tasks]):
-            done.result()
-            progress()
-
-
-def as_walk(clip: Clip) -> dict[str, Tensor]:
-    """A clip as plain tensors."""
-    known = torch.ones_like(clip.depth, dtype=torch.bool)
-    for mask in (clip.moving, clip.sky):
-        known = known if mask is None else known & ~mask
-    return {
-        "frames": clip.frames,
-        "depth": clip.depth.half(),
-        "writable": known,
-        "c2w": clip.cameras.c2w,
-        "intrinsics": clip.cameras.intrinsics[0],
-    }
-
-
 def write_walks(
-    folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, wild: bool = False, every: int = 1,
-    size: int = 128, progress=None,
-) -> None:  # fmt: skip
-    """Render the rooms `first_seed ... first_seed + rooms - 1` into shards in `folder`, leaving out what is there.
+    folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, augmented: bool = False, size: int = 128
+) -> None:
+    """Render a walk of T frames through each of the rooms `first_seed ... first_seed + rooms - 1`, in shards.
 
-    Of several processes (`accelerate launch`, `torchrun`), each takes its share of the shards.
+    Shards that exist are left alone. Rooms without a path of this length are left out.
 
     Args:
-        wild: rooms with the surfaces and the motion of recordings, see `Room`.
-        every: keep one frame of so many; `num_frames` are kept. Neighbours then show less of the same.
+        augmented: random surfaces and a handheld camera, see `Room`.
         size: height and width of a frame, in pixels.
-        progress: called with the number of rooms after each shard.
 
     Raises:
         ValueError: the seeds reach into the held-out ones.
     """
-    if first_seed < HELD_OUT and first_seed + rooms > HELD_OUT:
+    if first_seed < HELD_OUT < first_seed + rooms:
         raise ValueError(f"rooms: seeds from {HELD_OUT} on are held out, {first_seed} + {rooms} reaches them")
-    folder = Path(folder)
+    folder, state, end = Path(folder), processes(), first_seed + rooms
     folder.mkdir(parents=True, exist_ok=True)
-    state, tasks, done = processes(), [], 0
-    for index, first in enumerate(range(first_seed, first_seed + rooms, ROOMS_PER_SHARD)):
-        path, seeds = folder / f"walks-{first:07d}.safetensors", range(first, first + ROOMS_PER_SHARD)
-        if index % state.num_processes == state.process_index and not path.exists():
-            tasks.append((path, seeds[: first_seed + rooms - first], num_frames, wild, every, size))
-
-    def written() -> None:
-        nonlocal done
-        done += ROOMS_PER_SHARD * state.num_processes
-        progress(min(done, rooms))
-
-    if progress:
-        done = rooms - ROOMS_PER_SHARD * len(tasks) * state.num_processes
-    do_all(_render_shard, tasks, written if progress else lambda: None)
+    for first in own_share(range(first_seed, end, ROOMS_PER_SHARD), folder.name):
+        path, walks = folder / f"walks-{first:07d}.safetensors", []
+        if path.exists():
+            continue
+        for seed in range(first, min(first + ROOMS_PER_SHARD, end)):
+            room = Room(seed, augmented=augmented)
+            try:
+                cameras = room.walk(num_frames, size=(size, size))
+            except ValueError:  # no path of this length fits into this room
+                continue
+            walks.append(room.to(state.device).render(cameras))
+        _write_shard(path, walks)
     state.wait_for_everyone()
 
 
-def _render_shard(path: Path, seeds: Sequence[int], num_frames: int, wild: bool, every: int, size: int) -> None:
-    walks, gpu = [], torch.cuda.is_available()
-    for seed in seeds:
-        room = Room(seed, wild=wild)
-        try:
-            cameras = room.walk((num_frames - 1) * every + 1, size=(size, size))
-        except ValueError:  # a room so full that no path of this length fits into it
-            continue
-        kept = torch.arange(0, len(cameras), every)
-        if gpu:
-            walks.append(as_walk(room.to("cuda").render(cameras[kept], kept, chunk=num_frames)))
-        else:
-            walks.append(as_walk(room.render(cameras[kept], kept)))
-    _write_shard(path, walks)
-
-
 def has_depth(source: str | Path) -> bool:
-    """Whether a recording is in the layout of 7-Scenes with depth; what isn't is taken for posed video."""
+    """Whether a recording has the layout of 7-Scenes with depth; anything else is read as posed video."""
     return any(Path(source).glob("*.depth.png")) and any(Path(source).glob("*.pose.txt"))
 
 
@@ -145,55 +93,41 @@ def import_recordings(
     num_frames: int = 25,
     size: tuple[int, int] = (128, 128),
     depth_model=None,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, str]:
-    """Cut recordings into walks of T frames, a shard a recording, leaving alone the shards that are there.
+    """Cut recordings into walks of T frames, one shard per recording. Shards that exist are left alone.
 
-    A recording is RGB-D in the layout of 7-Scenes (`read_rgbd`), or posed video (`read_posed_video`), whose depth is
-    estimated and whose poses are brought to it (`with_estimated_depth`). Frames whose depth is unknown almost
-    everywhere split a recording. What does not fit is left out. Of several processes (`accelerate launch`, `torchrun`),
-    each takes its share of the recordings.
+    A recording is RGB-D in the layout of 7-Scenes (`read_rgbd`) or posed video (`read_posed_video`), whose depth is
+    estimated and whose poses are scaled to it (`with_estimated_depth`). Frames with hardly any depth split a recording.
 
     Args:
-        depth_model: a metric one, for video; see `with_estimated_depth`.
-        progress: called with the number of recordings after each.
+        depth_model: predicts metres, for posed video.
 
     Returns:
-        What became of each source: "3 walks", or why there are none. All processes get the whole.
+        For each source "3 walks", or why it was left out.
     """
-    folder, state, report = Path(folder), processes(), {}
+    folder, report = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
-    sources = list(dict.fromkeys(map(str, sources)))
-    for index, source in enumerate(sources):
-        if index % state.num_processes == state.process_index:
-            # Named after the place, so that another list of sources finds it again.
-            place = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]
-            path = folder / f"walks-r{place}.safetensors"
-            try:
-                if path.exists():
-                    with safe_open(path, "pt") as file:
-                        count, length = file.get_slice("c2w").get_shape()[:2]
-                    if length != num_frames:
-                        raise ValueError(f"{path} holds walks of {length} frames already, not of {num_frames}")
-                    report[source] = f"{count} walks, there already"
-                else:
-                    walks, note = _recorded_walks(source, num_frames, size, depth_model)
-                    _write_shard(path, walks)
-                    report[source] = f"{len(walks)} walks{note}"
-            except (ValueError, OSError) as error:
-                report[source] = f"left out: {error}"
-        if progress:
-            progress(index + 1)
-    whole = {source: told for source, told in gather_object(list(report.items()))}
-    return {source: whole[source] for source in sources}
+    for source in tqdm(list(dict.fromkeys(map(str, sources))), desc="recordings", disable=None):
+        # The name depends on the source's path alone, so another list of sources finds the same shard.
+        name = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]
+        path = folder / f"walks-r{name}.safetensors"
+        try:
+            if path.exists():
+                count, length = load_file(path)["c2w"].shape[:2]
+                if length != num_frames:
+                    raise ValueError(f"{path} holds walks of {length} frames already, not of {num_frames}")
+                report[source] = f"{count} walks, there already"
+            else:
+                walks, note = _recorded_walks(source, num_frames, size, depth_model)
+                _write_shard(path, walks)
+                report[source] = f"{len(walks)} walks{note}"
+        except (ValueError, OSError) as error:
+            report[source] = f"left out: {error}"
+    return report
 
 
-def _recorded_walks(source: str, num_frames: int, size, depth_model) -> tuple[list[dict[str, Tensor]], str]:
-    """The walks of a recording, and what to note of them.
-
-    Raises:
-        ValueError, OSError: why there are none.
-    """
+def _recorded_walks(source: str, num_frames: int, size: tuple[int, int], depth_model) -> tuple[list[Clip], str]:
+    """The walks of a recording and a note on their scale; ValueError or OSError says why there are none."""
     from mirage_nb.data.recordings.pose_scale import with_estimated_depth
     from mirage_nb.data.recordings.posed_video import read_posed_video
     from mirage_nb.data.recordings.rgbd import read_rgbd
@@ -210,42 +144,56 @@ def _recorded_walks(source: str, num_frames: int, size, depth_model) -> tuple[li
         clip, scale = with_estimated_depth(frames, cameras, depth_model)
         note = f", {scale}"
     lens = clip.cameras.intrinsics
-    if ((lens / lens[0] - 1).abs() > 0.01).any():  # a walk has one
+    if ((lens / lens[0] - 1).abs() > 0.01).any():
         raise ValueError(f"{source}: expected one lens for all frames, the focal length or principal point changes")
-    useful = (clip.depth > 0).float().mean((1, 2)) > 0.3
+    useful = (clip.depth > 0).float().mean((1, 2)) > USEFUL_DEPTH
     walks, first = [], 0
     while first + num_frames <= len(clip.frames):
-        if useful[first : first + num_frames].all():
-            part = slice(first, first + num_frames)
-            walks.append(as_walk(Clip(clip.frames[part], clip.depth[part], clip.cameras[part])))
-            first += num_frames
-        else:
-            first += 1
+        part = slice(first, first + num_frames)
+        if useful[part].all():
+            walks.append(Clip(clip.frames[part], clip.depth[part], clip.cameras[part]))
+        first += num_frames if useful[part].all() else 1
     if not walks:
-        raise ValueError(f"no {num_frames} frames in a row with known depth, of {len(clip.frames)}")
+        raise ValueError(f"no {num_frames} frames in a row with measured depth, of {len(clip.frames)}")
     return walks, note
 
 
-def _write_shard(path: Path, walks: list[dict[str, Tensor]]) -> None:
+def _write_shard(path: Path, walks: list[Clip]) -> None:
+    if not walks:
+        return
+    masks = [[mask for mask in (walk.moving, walk.sky) if mask is not None] for walk in walks]
+    nothing = torch.zeros(walks[0].depth.shape, dtype=torch.bool)
+    tensors = {
+        "frames": torch.stack([walk.frames for walk in walks]),
+        "depth": torch.stack([walk.depth for walk in walks]).half(),
+        "writable": torch.stack([~sum(m, nothing) for m in masks]),
+        "c2w": torch.stack([walk.cameras.c2w for walk in walks]),
+        "intrinsics": torch.stack([walk.cameras.intrinsics[0] for walk in walks]),
+    }
+    save_aside(tensors, path, "mirage-walks")
+
+
+def save_aside(tensors: dict[str, Tensor], path: Path, kind: str) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
     partial = path.with_suffix(f".partial{os.getpid()}")
-    save_file({k: torch.stack([walk[k] for walk in walks]) for k in walks[0]}, partial, {"format": "mirage-walks"})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"format": kind})
     os.replace(partial, path)
 
 
 class Walks:
-    """All walks of a folder (or of some shards) in memory: (R, T, ...) tensors by name. A walk of 25 frames at 128x128
-    takes about 1.5 MB."""
+    """All walks of a folder, or of some shards, in memory: (R, T, ...) tensors by name. 25 frames of 128x128 pixels
+    take about 1.5 MB.
 
-    def __init__(self, folder: str | Path | list[Path]) -> None:
-        paths = folder if isinstance(folder, list) else sorted(Path(folder).glob("walks-*.safetensors"))
+    `frames` (R, T, H, W, 3) uint8, `depth` (R, T, H, W) float16 metres, `writable` (R, T, H, W) bool (neither moving
+    nor sky), `c2w` (R, T, 4, 4), `intrinsics` (R, 4) in pixels.
+    """
+
+    def __init__(self, source: str | Path | list[Path]) -> None:
+        paths = source if isinstance(source, list) else sorted(Path(source).glob("walks-*.safetensors"))
         if not paths:
-            raise FileNotFoundError(f"folder: no walks-*.safetensors in {folder}; `mirage-nb train data` writes them")
-        parts: dict[str, list[Tensor]] = {}
-        for path in paths:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():
-                    parts.setdefault(key, []).append(file.get_tensor(key))
-        self.tensors = {k: torch.cat(v) for k, v in parts.items()}
+            raise FileNotFoundError(f"walks: no walks-*.safetensors in {source}; `mirage-nb train data` writes them")
+        shards = [load_file(path) for path in paths]
+        self.tensors = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
     def __len__(self) -> int:
         return len(self.tensors["c2w"])
@@ -257,11 +205,16 @@ class Walks:
     def num_frames(self) -> int:
         return self.tensors["c2w"].shape[1]
 
-    def cameras(self, room: int, frames) -> Cameras:
-        """Cameras, at pixel size, of some frames of a walk."""
+    def cameras(self, walk: int) -> Cameras:
+        """The T cameras of a walk, at pixel size."""
         size = tuple(self.tensors["frames"].shape[2:4])
-        return Cameras(self.tensors["c2w"][room, frames], self.tensors["intrinsics"][room], size)
+        return Cameras(self.tensors["c2w"][walk], self.tensors["intrinsics"][walk], size)
 
-    def pixels(self, room: Tensor, frame: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] of frame `frame[b]` of walk `room[b]`."""
-        return as_pixels(self.tensors["frames"][room, frame])
+    def draw_frames(self, count: int, generator: torch.Generator, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Walk and frame numbers of random frames: this process's part of `count`."""
+        walks, frames = (torch.randint(n, (count,), generator=generator) for n in (len(self), self.num_frames))
+        return walks[part], frames[part]
+
+    def pixels(self, walk: Tensor, frame: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] of frame `frame[b]` of walk `walk[b]`."""
+        return as_pixels(self.tensors["frames"][walk, frame])

@@ -1,84 +1,76 @@
-"""Walks as the memory recipe needs them: latents, depth and cameras at latent resolution, encoded once into shards."""
+"""Walks as the transformer's recipe needs them: latents, depth and cameras at latent resolution, encoded once."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.masking import writable
-from mirage_nb.models.vae import encode, spatial_stride
-from mirage_nb.training.data import Walks, device_of, processes
+from mirage_nb.models.vae import spatial_stride
+from mirage_nb.stitching import frame_encoder
+from mirage_nb.training.data import Walks, device_of, own_share, processes, save_aside
 
 
 @dataclass
 class EncodedWalks:
-    """What the memory recipe needs of R walks of T frames, at latent resolution.
+    """R walks of T frames on a latent grid of h x w cells."""
 
-    latents (R, T, C, h, w) and depths (a list of (R, T, h, w): the exact one, and the depth network's) in float16,
-    cells (R, T, h, w) bool: what may be written; c2w (R, T, 4, 4); intrinsics (R, 4) at pixel size; size in pixels.
-    """
+    latents: Tensor  # (R, T, C, h, w) float16
+    depth: Tensor  # (R, T, h, w) float16, exact z-depth in metres, 0 = unknown (sky)
+    estimate: Tensor  # (R, T, h, w) float16, the depth network's; without one the exact depth again
+    writable: Tensor  # (R, T, h, w) bool
+    c2w: Tensor  # (R, T, 4, 4)
+    intrinsics: Tensor  # (R, 4) in cells
 
-    latents: Tensor
-    depths: list[Tensor]
-    cells: Tensor
-    c2w: Tensor
-    intrinsics: Tensor
-    size: tuple[int, int]
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) in cells."""
+        return tuple(self.latents.shape[-2:])
+
+    def cameras(self, walk: int, frames: Tensor) -> Cameras:
+        """Cameras at latent size of some frames of a walk."""
+        return Cameras(self.c2w[walk, frames], self.intrinsics[walk], self.size)
 
     @staticmethod
     @torch.no_grad()
     def encode(walks: Walks, vae, depth_model=None, mirror: bool = True) -> EncodedWalks:
-        """Encode all frames; with a depth network, also note the depth that it would have given.
-
-        With `mirror` every walk comes a second time as in a mirror, which is another room.
-        """
-        stride, size, device = spatial_stride(vae), tuple(walks["frames"].shape[2:4]), device_of(vae)
-        latents, depths, cells, c2w, intrinsics = [], [[], []], [], [], []
-        for room, flip in product(range(len(walks)), (False, True) if mirror else (False,)):
-            cameras = walks.cameras(room, slice(None))
-            cameras = cameras.mirror() if flip else cameras
-            pixels, depth, moving = walks.pixels(room, slice(None)), walks["depth"][room], ~walks["writable"][room]
-            pixels, depth, moving = (x.flip(-1).to(device) if flip else x.to(device) for x in (pixels, depth, moving))
-            with torch.autocast(device.type, torch.bfloat16):
-                latents.append(encode(vae, pixels.transpose(0, 1)[None])[0].transpose(0, 1).half().cpu())
-            depths[0].append(depth_to_latent(depth.float(), stride).half().cpu())
+        """Encode all frames. With `mirror`, every walk appears a second time in a mirror, which is another room."""
+        stride, device, rows = spatial_stride(vae), device_of(vae), []
+        for walk, flip in product(range(len(walks)), (False, True) if mirror else (False,)):
+            cameras = walks.cameras(walk)
+            images = (walks.pixels(walk, slice(None)), walks["depth"][walk].float(), ~walks["writable"][walk])
+            if flip:
+                cameras, images = cameras.mirror(), [image.flip(-1) for image in images]
+            pixels, depth, moving = (image.to(device) for image in images)
+            exact = estimate = depth_to_latent(depth, stride)
             if depth_model is not None:
-                guess = depth_model.predict(pixels, cameras.intrinsics)
-                depths[1].append(depth_to_latent(guess, stride).half().cpu())
-            cells.append(writable(depth.float(), moving=moving, stride=stride, edge_threshold=None).cpu())
-            c2w.append(cameras.c2w)
-            intrinsics.append(cameras.intrinsics[0])
-        stacked = [torch.stack(d) for d in depths if d]
-        rest = (torch.stack(x) for x in (cells, c2w, intrinsics))
-        return EncodedWalks(torch.stack(latents), stacked, *rest, size)
-
-    def cameras(self, room: int, frames: Tensor) -> Cameras:
-        return Cameras(self.c2w[room, frames], self.intrinsics[room], self.size)
+                estimate = depth_to_latent(depth_model.predict(pixels, cameras.intrinsics), stride)
+            allowed = writable(depth, moving=moving, stride=stride, edge_threshold=None)
+            latents, grid = frame_encoder(vae)(pixels), cameras.downscale(stride)
+            row = (latents.half(), exact.half(), estimate.half(), allowed, grid.c2w, grid.intrinsics[0])
+            rows.append([tensor.cpu() for tensor in row])
+        return EncodedWalks(*map(torch.stack, zip(*rows)))
 
     def save(self, path: Path) -> None:
-        """Write aside, then rename: a shard is whole or not there."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("depths", "size")}
-        tensors |= {f"depth{i}": depth for i, depth in enumerate(self.depths)} | {"size": torch.tensor(self.size)}
-        partial = path.with_suffix(f".partial{os.getpid()}")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"format": "mirage-encoded-walks"})
-        os.replace(partial, path)
+        save_aside({f.name: getattr(self, f.name) for f in fields(self)}, path, "mirage-encoded-walks")
 
     @staticmethod
     def load(*folders: str | Path) -> EncodedWalks:
-        """All shards of some folders, joined. Where one lacks the estimated depth of another, the exact one stands in.
+        """All shards of some folders, joined.
 
         Raises:
             FileNotFoundError: a folder has none.
-            ValueError: the frames are of several sizes.
+            ValueError: the shards have several frame sizes.
         """
         shards = []
         for folder in folders:
@@ -86,33 +78,21 @@ class EncodedWalks:
             if not paths:
                 raise FileNotFoundError(f"data: no encoded-*.safetensors in {folder}")
             shards += map(load_file, paths)
-        sizes = {tuple(shard.pop("size").tolist()) for shard in shards}
-        if len(sizes) > 1:
-            raise ValueError(f"data: expected frames of one size, got {sorted(sizes)}")
-        depths = sorted({name for shard in shards for name in shard if name.startswith("depth")})
-        joined = {n: torch.cat([shard[n] for shard in shards]) for n in shards[0] if n not in depths}
-        depths = [torch.cat([shard.get(name, shard["depth0"]) for shard in shards]) for name in depths]
-        return EncodedWalks(depths=depths, size=sizes.pop(), **joined)
+        if len({shard["depth"].shape[1:] for shard in shards}) > 1:
+            raise ValueError("data: expected walks of one length and one frame size")
+        return EncodedWalks(**{name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})
 
 
-def encode_walks(
-    walks: str | Path, folder: str | Path, vae, depth_model=None, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Encode each shard of walks into one of latents, leaving out what is there: an interrupted run goes on.
-
-    Of several processes (`accelerate launch`, `torchrun`), each takes its share of the shards.
+def encode_walks(walks: str | Path, folder: str | Path, vae, depth_model=None) -> None:
+    """Encode each shard of walks into a shard of latents. Shards that exist are left alone.
 
     Args:
         walks: folder of `walks-*.safetensors`. folder: gets `encoded-*.safetensors`.
-        progress: called with the shards done and those in all.
     """
-    folder, state = Path(folder), processes()
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shards = sorted(Path(walks).glob("walks-*.safetensors"))
-    for index, shard in enumerate(shards):
+    for shard in own_share(sorted(Path(walks).glob("walks-*.safetensors")), folder.name):
         target = folder / shard.name.replace("walks-", "encoded-")
-        if index % state.num_processes == state.process_index and not target.exists():
+        if not target.exists():
             EncodedWalks.encode(Walks([shard]), vae, depth_model).save(target)
-        if progress:
-            progress(index + 1, len(shards))
-    state.wait_for_everyone()
+    processes().wait_for_everyone()

@@ -1,9 +1,8 @@
-"""One training loop for every recipe: accelerate around AdamW, bf16 autocast, EMA, and checkpoints that resume.
+"""One training loop for every recipe: accelerate around AdamW, bf16 autocast, averaged weights, resumable checkpoints.
 
-Every batch and every noise is drawn from a generator seeded by (seed, step). So a run that was killed and resumed sees
-what an uninterrupted one would have seen, and no generator state need be saved. Of several processes (`accelerate
-launch`; on processors `torchrun`), each draws the whole batch and computes its part: together they take the step that
-one alone would take.
+Every batch and all noise come from a generator that is seeded by (seed, step). So a run that was killed and resumed
+sees the same batches as an uninterrupted one. Of several processes (`accelerate launch`; `torchrun` on CPUs), each
+draws the whole batch and computes its part: together they take the step that one process would take.
 """
 
 from __future__ import annotations
@@ -11,30 +10,30 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mirage_nb.memory.io import write_aside
 from mirage_nb.training.data import processes
 
-BatchLoss = Callable[[nn.Module, int, torch.Generator, slice], tuple[Tensor, dict[str, float]]]
+BatchLoss = Callable[[nn.Module, torch.Generator, slice], tuple[Tensor, dict[str, float]]]
 
 
 class Objective(nn.Module):
-    """A model and its loss as one module. So processes that share a batch see every way in which the loss uses the
-    model, not its forward alone (the VAE's recipe never calls that)."""
+    """A model and its loss as one module, so that several processes synchronise gradients whatever the loss calls."""
 
     def __init__(self, model: nn.Module, batch_loss: BatchLoss) -> None:
         super().__init__()
         self.model, self.batch_loss = model, batch_loss
 
-    def forward(self, *batch) -> tuple[Tensor, dict[str, float]]:
-        return self.batch_loss(self.model, *batch)
+    def forward(self, generator: torch.Generator, part: slice) -> tuple[Tensor, dict[str, float]]:
+        return self.batch_loss(self.model, generator, part)
 
 
 def fit(
@@ -49,178 +48,127 @@ def fit(
     ema: float = 0.0,
     seed: int = 0,
     checkpoint_minutes: float = 3.0,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
-    validate_every: int = 500,
     log_every: int = 20,
-    tracker: str | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
     on_log: Callable[[list[dict]], None] | None = None,
-    progress: bool = True,
 ) -> nn.Module:
-    """Train the parameters of `model` that require gradients.
+    """Train the parameters of `model` that require gradients; returns it with the averaged weights.
 
     Args:
-        batch_loss: (model, step, generator, part) -> scalar loss and figures to log. It draws a whole batch from the
+        batch_loss: (model, generator, part) -> scalar loss and figures to log. It draws a whole batch from the
             generator and takes the mean over its `part`, a slice.
         steps: length of the cosine schedule.
-        folder: gets `checkpoint.safetensors`, `log.jsonl` and, at each checkpoint, `loss.png`. If a checkpoint lies
-            there, training goes on from it.
-        ema: decay of the moving average of the weights, 0 for none; the returned model carries the average.
-        tracker: also log to one of accelerate's trackers, as "tensorboard".
+        folder: gets `log.jsonl` and the last checkpoint, from which a second call continues. A checkpoint holds the
+            optimizer as accelerate saves it, with pickle (read with torch's `weights_only`): continue your own only.
+        ema: decay of the moving average of the weights; 0 for none.
         log_every: steps between two rows of the log.
+        validate: figures to log at every checkpoint.
         on_log: called with all rows of the log each time one is added; for a live plot.
 
     Raises:
-        FloatingPointError: the loss is not finite. The last checkpoint stands, and `bad_batch.json` tells which batch
-            it was.
+        FloatingPointError: the loss is not finite. The last checkpoint stands.
     """
     from accelerate import Accelerator
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
     from tqdm.auto import tqdm
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     processes()
     accelerator = Accelerator(
-        mixed_precision="bf16", cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=folder
+        mixed_precision="bf16", cpu=not torch.cuda.is_available(), step_scheduler_with_optimizer=False
     )
-    if tracker:
-        accelerator.init_trackers("mirage")
-    main = accelerator.is_main_process
-    part = slice(accelerator.process_index, None, accelerator.num_processes)
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    decay = [p for p in trained.values() if p.ndim > 1]
-    plain = [p for p in trained.values() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for p in trained.values() if p.ndim > 1]
+    vectors = [p for p in trained.values() if p.ndim <= 1]  # norms and biases do not decay
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    objective, optimizer = accelerator.prepare(Objective(model, batch_loss), optimizer)
-    average = {n: p.detach().clone() for n, p in trained.items()} if ema else {}
-    checkpoint = folder / "checkpoint.safetensors"
-    first = _load(checkpoint, trained, average, optimizer.optimizer) if checkpoint.exists() else 0
-    log = Log(folder / "log.jsonl", first) if main else None
-    saved = time.monotonic()
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    objective, optimizer, schedule = accelerator.prepare(Objective(model, batch_loss), optimizer, schedule)
+    average = EMAModel(trained.values(), decay=ema, foreach=True)
+    # As in diffusers' training scripts: the weights go to a file of ours (trained and averaged, no frozen ones).
+    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
 
-    bar = tqdm(
-        range(first, steps), initial=first, total=steps, disable=not (progress and main), mininterval=2,
-        desc=folder.name,
-    )  # fmt: skip
-    smooth = None
-    for step in bar:
-        rate = lr * min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        number = seed * 1_000_003 + step
+    first = _load(accelerator, folder, trained, average)
+    main = accelerator.is_main_process
+    rows = _resume_log(folder / "log.jsonl", first) if main else []
+    saved, smooth = time.monotonic(), rows[-1]["smooth"] if rows else None
+    part = slice(accelerator.process_index, None, accelerator.num_processes)
+    for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None if main else True):
         with accelerator.autocast():
-            loss, figures = objective(step, torch.Generator().manual_seed(number), part)
+            loss, figures = objective(torch.Generator().manual_seed(seed * 1_000_003 + step), part)
         value = accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(value):
-            (folder / "bad_batch.json").write_text(
-                json.dumps({"step": step, "generator_seed": number, "loss": str(value)})
-            )
-            raise FloatingPointError(
-                f"the loss is {value} at step {step}; {checkpoint} holds the last good state, bad_batch.json the batch"
-            )
+            raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint in {folder} is good")
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(list(trained.values()), 1.0)
+        accelerator.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if ema:
-            rate = min(ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - rate)
+        schedule.step()
+        optimizer.zero_grad()
+        average.step(trained.values())
         smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-        figures = {"loss": value, "smooth": smooth, **figures} if step % log_every == 0 else {}
-        if figures:
-            bar.set_postfix(**{k: f"{v:.3f}" for k, v in figures.items() if k != "loss"})
-        if validate and (step + 1) % validate_every == 0:
-            checked = validate(model)
-            bar.write(f"step {step + 1}: " + ", ".join(f"{k} {v:.3f}" for k, v in checked.items()))
-            figures |= checked
-        if figures and main:
-            log.add({"step": step, "time": time.time(), **figures})
-            accelerator.log(figures, step=step)
-            if on_log:
-                on_log(log.rows)
+        if not main:
+            continue
+        row = {"step": step, "loss": value, "smooth": smooth, **figures} if step % log_every == 0 else {}
         if time.monotonic() - saved > 60 * checkpoint_minutes or step + 1 == steps:
-            if main:
-                _save(checkpoint, step + 1, trained, average, optimizer.optimizer)
-                if checkpoint_minutes or step + 1 == steps:  # 0 is for tests: a picture takes longer than a step
-                    log.picture(folder / "loss.png")
+            _save(accelerator, folder, step + 1, trained, average)
+            checked = validate(model) if validate else {}
+            row = {"step": step, "loss": value, "smooth": smooth, **figures, **checked}
             saved = time.monotonic()
+        if row:
+            rows.append(row)
+            with (folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if on_log:
+                on_log(rows)
     accelerator.wait_for_everyone()
-    for open_tracker in accelerator.trackers:
-        # Not `end_training`, which leaves the group of processes, too, and other stages may follow.
-        open_tracker.finish()
-    load_average(model, checkpoint)
+    average.copy_to(trained.values())
     return model
 
 
-class Log:
-    """Rows of figures, one JSON object a line; a resumed run drops the rows that it is about to do again."""
-
-    def __init__(self, path: Path, first_step: int = 0) -> None:
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.path, self.rows = path, [row for row in map(json.loads, lines) if row["step"] < first_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def add(self, row: dict) -> None:
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def picture(self, path: Path) -> None:
-        """`loss_curve` of the rows as a PNG."""
-        partial = path.with_suffix(".partial.png")
-        loss_curve(self.rows).savefig(partial, dpi=90)
-        os.replace(partial, path)
+def _save(accelerator, folder: Path, step: int, trained: dict[str, nn.Parameter], average) -> None:
+    """Write a checkpoint under a temporary name, rename it, then delete the older ones."""
+    partial, older = folder / "partial-checkpoint", list(folder.glob("checkpoint-*"))
+    shutil.rmtree(partial, ignore_errors=True)
+    accelerator.save_state(str(partial))
+    tensors = {f"model/{name}": p.detach().contiguous() for name, p in trained.items()}
+    tensors |= {f"average/{name}": p.contiguous() for name, p in zip(trained, average.shadow_params)}
+    save_file(tensors, partial / "weights.safetensors", {"format": "mirage-training"})
+    os.replace(partial, folder / f"checkpoint-{step:08d}")
+    for checkpoint in older:
+        shutil.rmtree(checkpoint)
 
 
-def loss_curve(rows: list[dict]):
-    """A matplotlib figure of the loss, batch by batch and smoothed, from rows of the log."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axis, rows = figure.subplots(), [row for row in rows if "loss" in row]
-    steps = [row["step"] for row in rows]
-    axis.plot(steps, [row["loss"] for row in rows], color="#c3c8d1", linewidth=1, label="batches")
-    axis.plot(steps, [row["smooth"] for row in rows], color="#009e73", linewidth=2, label="smoothed")
-    axis.set(xlabel="step", ylabel="loss")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    return figure
-
-
-def load_average(model: nn.Module, checkpoint: str | Path) -> int:
-    """Load a checkpoint's averaged weights (or the plain ones, where none were kept); returns its step."""
-    with safe_open(str(checkpoint), "pt") as file:
-        keys = set(file.keys())
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                key = next((k for k in (f"ema/{name}", f"model/{name}") if k in keys), None)
-                if key:
-                    parameter.copy_(file.get_tensor(key))
-        return int(file.metadata()["step"])
-
-
-def _save(path: Path, step: int, trained: dict, average: dict, optimizer: torch.optim.Optimizer) -> None:
-    tensors = {f"model/{n}": p.detach() for n, p in trained.items()} | {f"ema/{n}": p for n, p in average.items()}
+@torch.no_grad()
+def _load(accelerator, folder: Path, trained: dict[str, nn.Parameter], average) -> int:
+    """Continue from the last checkpoint; returns the number of steps done."""
+    checkpoint = max(folder.glob("checkpoint-*"), default=None)
+    if checkpoint is None:
+        return 0
+    step, tensors = int(checkpoint.name.split("-")[1]), load_file(checkpoint / "weights.safetensors")
     for name, parameter in trained.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{key}/{name}"] = value
-    temporary = path.with_suffix(".partial")
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": "mirage-training", "step": str(step)}
-    )
-    os.replace(temporary, path)
+        parameter.copy_(tensors[f"model/{name}"])
+    shadow = [tensors[f"average/{name}"].to(p.device) for name, p in trained.items()]
+    average.load_state_dict({"shadow_params": shadow, "optimization_step": step})
+    accelerator.load_state(str(checkpoint))
+    return step
 
 
-def _load(path: Path, trained: dict, average: dict, optimizer: torch.optim.Optimizer) -> int:
-    with safe_open(str(path), "pt") as file:
-        for key in file.keys():
-            kind, _, name = key.partition("/")
-            value = file.get_tensor(key)
-            if kind == "model":
-                trained[name].data.copy_(value)
-            elif kind == "ema" and name in average:
-                average[name].copy_(value)
-            elif kind == "optimizer":
-                field, _, name = name.partition("/")
-                optimizer.state[trained[name]][field] = value.to(trained[name].device)
-        return int(file.metadata()["step"])
+def read_log(path: Path) -> list[dict]:
+    """The rows of `log.jsonl`; a last row that was cut off is dropped."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _resume_log(path: Path, first_step: int) -> list[dict]:
+    """The rows of the steps before `first_step`; the others are removed from the file, since they come again."""
+    rows = [row for row in read_log(path) if row["step"] < first_step]
+    write_aside(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return rows

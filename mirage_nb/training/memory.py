@@ -1,13 +1,12 @@
-"""Recipe 3: the transformer with its memory branch, by flow matching on segments of walks.
+"""Recipe 3: the transformer with its memory branch, by flow matching on segments of walks; and its prior.
 
-The memory of a sample is built as at inference, by our own lift and readout, from other frames of the same walk: on the
-way out from frames that came before, on the way back from frames all along the walk. Part of the time the model first
-generates a segment, which is written back, and then learns on the next one; and part of the time the past is spoilt as
-that of a long walk is: so it meets its own mistakes, and those that grow from them.
+Part of the time the model first generates a segment, which becomes past, and then learns on the next one; and part of
+the time the past is corrupted as that of a long walk is. So it meets its own mistakes, and learns not to add to them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,24 +17,24 @@ from mirage_nb.models.control import memory_control
 from mirage_nb.models.prior import surprise
 from mirage_nb.training.data import device_of
 from mirage_nb.training.encoded import EncodedWalks
-from mirage_nb.training.tasks import Task, beside, draw_task, following, remember, spoil
+from mirage_nb.training.samples import Sample, corrupt_past, draw_sample, next_sample, read_memory, show_context
 
-SHIFT = 3.0  # of the noise schedule; the paper's 5 is for pictures of 44 x 80 cells, ours have 16 x 16
+SHIFT = 3.0  # of the noise schedule, as in use (paper: 5, for latents of 44 x 80 cells where ours have 16 x 16)
+FIRST_FRAME_NOISE = 0.1  # largest deviation of the noise on the clean first frame, which in use is a generated one
 
 
 class Batch(NamedTuple):
-    """Clean latents (B, C, T, h, w), control (B, K, T + p, h, w), noise like the latents, sigma (B, T), and the
-    context frames, which the control knows as far as they precede the segment."""
+    """Clean latents, control input, noise and noise levels of B segments of T frames, and their context frames."""
 
-    clean: Tensor
-    control: Tensor
-    noise: Tensor
-    sigma: Tensor
+    clean: Tensor  # (B, C, T, h, w)
+    control: Tensor  # (B, K, T + preceding, h, w)
+    noise: Tensor  # (B, C, T, h, w)
+    sigma: Tensor  # (B, T), 0 for the clean first frame
     context: Context
 
     def to(self, device: torch.device) -> Batch:
-        beside = (frames.to(device) for frames in (self.context.references, self.context.preceding))
-        return Batch(*(x.to(device) for x in self[:-1]), Context(*beside))
+        context = Context(self.context.references.to(device), self.context.preceding.to(device))
+        return Batch(*(x.to(device) for x in self[:-1]), context)
 
     def velocity(self, model: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
         """What the model predicts for the segment, (B, C, T, h, w)."""
@@ -49,29 +48,32 @@ class Batch(NamedTuple):
         return (velocity - (self.noise - self.clean))[:, :, 1:].square()
 
     def surprise(self, prior: nn.Module) -> Tensor:
-        """Of the new frames, to what the memory alone tells (`models.prior`), (B, C, T - 1, h, w)."""
+        """Negative log likelihood of the new frames under the prior, (B, C, T - 1, h, w)."""
         length = self.clean.shape[2]
         return surprise(*prior(self.control[:, :, 1:length]), self.clean[:, :, 1:])
 
     @torch.no_grad()
     def generate(self, model: nn.Module, start: Tensor) -> Tensor:
-        """The new frames as the sampler makes them in two steps, (B, C, T - 1, h, w): where `start` (B,) is 1 from pure
-        noise, below from the noisy truth, so that its shapes are kept and its details are the model's."""
-        made = self.clean
+        """The new frames as the sampler makes them in two steps, (B, C, T - 1, h, w).
+
+        start: (B,), 1 to begin with pure noise, less to begin with the noisy truth, whose shapes then stay.
+        """
+        latents = self.clean
         for part in (1.0, 0.5):
             level = shifted(part * start)[:, None].repeat(1, self.clean.shape[2])
             level[:, 0] = 0
             wide = level[:, None, :, None, None]
-            noisy = torch.cat([self.clean[:, :, :1], ((1 - wide) * made + wide * self.noise)[:, :, 1:]], 2)
-            made = noisy - wide * self.velocity(model, noisy, level)
-        return made[:, :, 1:]
+            noisy = torch.cat([self.clean[:, :, :1], ((1 - wide) * latents + wide * self.noise)[:, :, 1:]], 2)
+            latents = noisy - wide * self.velocity(model, noisy, level)
+        return latents[:, :, 1:]
 
 
 def shifted(uniform: Tensor) -> Tensor:
-    """Noise levels sigma from uniform ones in [0, 1]."""
+    """Noise levels sigma from uniform numbers in [0, 1]: more of them are high, where only a memory can tell."""
     return SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
 
 
+@dataclass
 class MemoryLoss:
     """The `batch_loss` of `loop.fit`: flow matching with the first latent frame clean and out of the loss.
 
@@ -80,93 +82,83 @@ class MemoryLoss:
         batch: samples, over all processes.
         length: latent frames of a segment, the clean one included.
         drop: share of samples without a memory.
-        rehearse: share of batches in which the model first generates a segment and learns on the one after it, which
-            sees what was generated. Only on the way back: there the memory tells what is right.
-        references, preceding: clean past frames beside the segment, at most (paper: 4 and 2). Half of the batches have
-            none, the others a random number.
-        spoilt: share of samples whose past is as wrong as a long walk's own (`tasks.spoil`).
-        leap: frames of a walk from one of a segment to the next, at most; every sample draws its own.
+        rehearse: share of batches in which the model first generates a segment and then learns on the next one. Only
+            on the way back, where the memory shows what is right.
+        corrupt: share of samples whose past is corrupted (`samples.corrupt_past`).
+        references, preceding: clean context frames, at most (paper: 4 and 2). Half of the batches have none, the others
+            a random number.
     """
 
-    def __init__(
-        self,
-        data: EncodedWalks,
-        batch: int = 8,
-        length: int = 5,
-        drop: float = 0.1,
-        rehearse: float = 0.25,
-        references: int = 0,
-        preceding: int = 0,
-        spoilt: float = 0.0,
-        leap: int = 1,
-    ) -> None:
-        self.data, self.batch, self.length, self.drop, self.rehearse = data, batch, length, drop, rehearse
-        self.references, self.preceding, self.spoilt, self.leap = references, preceding, spoilt, leap
-        if data.latents.shape[1] < length + preceding:
-            raise ValueError(
-                f"data: expected walks of at least {length + preceding} latent frames, got {data.latents.shape[1]}"
-            )
+    data: EncodedWalks
+    batch: int = 8
+    length: int = 5
+    drop: float = 0.1
+    rehearse: float = 0.25
+    corrupt: float = 0.0
+    references: int = 0
+    preceding: int = 0
 
-    def __call__(self, model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
+    def __post_init__(self) -> None:
+        total, needed = self.data.latents.shape[1], self.length + self.preceding
+        if total < needed:
+            raise ValueError(f"data: expected walks of at least {needed} latent frames, got {total}")
+
+    def __call__(self, model: nn.Module, generator: torch.Generator, part: slice = slice(None)):
         batch = self.sample(generator, part, model).to(device_of(model))
-        error, high = batch.error(model), batch.sigma[:, 1] > 0.8
-        figures = {"high": error[high].mean().item()} if high.any() else {}
-        prior = getattr(model, "prior", None)
-        if prior is None or not any(p.requires_grad for p in prior.parameters()):
-            return error.mean(), figures
-        return error.mean() + batch.surprise(prior).mean(), figures
+        loss, prior = batch.error(model).mean(), getattr(model, "prior", None)
+        if prior is not None and any(p.requires_grad for p in prior.parameters()):
+            loss = loss + batch.surprise(prior).mean()
+        return loss, {}
 
     def sample(self, generator: torch.Generator, part: slice = slice(None), model: nn.Module | None = None) -> Batch:
-        """One part of a batch, on the processor. The first frame is clean, sigma 0, though a little wrong, since in use
-        it is a generated one. Without a model nothing is rehearsed."""
-        rehearsed = bool(torch.rand((), generator=generator) < self.rehearse) and model is not None
+        """This process's part of a batch, on the CPU. Without a model nothing is rehearsed."""
+        rehearse = bool(torch.rand((), generator=generator) < self.rehearse) and model is not None
         uniform = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator))[part] / self.batch
-        # A generator of its own for each sample, so that it does not matter who computes the others.
-        numbers = torch.randint(2**62, (self.batch,), generator=generator)[part].tolist()
-        generators = [torch.Generator().manual_seed(number) for number in numbers]
-        references, preceding = self._counts(generator)
-        tasks = [draw_task(self.data, self.length, self.drop, rehearsed, preceding, g, self.leap) for g in generators]
-        if self.spoilt:
-            chosen = [bool(torch.rand((), generator=g) < self.spoilt) for g in generators]
-            tasks = [spoil(self.data, t, g) if yes else t for t, g, yes in zip(tasks, generators, chosen)]
-        batch = self._inputs(tasks, generators, references)
-        if rehearsed:
+        # Every sample has its own generator, so it does not depend on which process computes the others.
+        seeds = torch.randint(2**62, (self.batch,), generator=generator)[part].tolist()
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        references, preceding = self._context_counts(generator)
+        samples = [draw_sample(self.data, self.length, self.drop, rehearse, preceding, g) for g in generators]
+        for index, g in enumerate(generators):
+            if torch.rand((), generator=g) < self.corrupt:
+                samples[index] = corrupt_past(self.data, samples[index], g)
+        batch = self._inputs(samples, generators, references)
+        if rehearse:
             start = torch.stack([(1.5 * torch.rand((), generator=g)).clamp(0.4, 1) for g in generators])
             device, total = device_of(model), self.data.latents.shape[1]
-            made = batch.to(device).generate(model, start.to(device)).cpu()
-            tasks = [following(task, m, total, g) for task, m, g in zip(tasks, made, generators)]
-            batch = self._inputs(tasks, generators, references)
+            generated = batch.to(device).generate(model, start.to(device)).cpu()
+            samples = [next_sample(s, new, total, g) for s, new, g in zip(samples, generated, generators)]
+            batch = self._inputs(samples, generators, references)
         wrong = torch.stack([torch.rand((), generator=g) for g in generators])[:, None, None, None]
-        batch.clean[:, :, 0] += 0.1 * wrong * batch.noise[:, :, 0]
-        sigma = shifted(uniform)[:, None].repeat(1, self.length)  # stratified
+        batch.clean[:, :, 0] += FIRST_FRAME_NOISE * wrong * batch.noise[:, :, 0]
+        sigma = shifted(uniform)[:, None].repeat(1, self.length)
         sigma[:, 0] = 0
         return batch._replace(sigma=sigma)
 
-    def _counts(self, generator: torch.Generator) -> tuple[int, int]:
+    def _context_counts(self, generator: torch.Generator) -> tuple[int, int]:
         """How many references and preceding frames this batch shows."""
-        if not self.references and not self.preceding or torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator) < 0.5:
             return 0, 0
-        draws = (torch.randint(most + 1, (), generator=generator) for most in (self.references, self.preceding))
-        return tuple(map(int, draws))
+        counts = (torch.randint(most + 1, (), generator=generator) for most in (self.references, self.preceding))
+        return tuple(map(int, counts))
 
-    def _inputs(self, tasks: list[Task], generators: list[torch.Generator], references: int) -> Batch:
+    def _inputs(self, samples: list[Sample], generators: list[torch.Generator], references: int) -> Batch:
         """A batch that still lacks its sigma."""
-        latents = self.data.latents
-        whole = [torch.cat([t.segment, t.preceding.index]) for t in tasks]
-        views = [self.data.cameras(t.room, frames).resize(latents.shape[-2:]) for t, frames in zip(tasks, whole)]
-        readouts = [remember(self.data, t, frames, g) for t, frames, g in zip(tasks, whole, generators)]
-        clean = torch.stack([latents[t.room, t.segment].float().transpose(0, 1) for t in tasks])
-        clean[:, :, 0] = torch.stack([t.first for t in tasks])
+        seen = [torch.cat([s.segment, s.preceding.index]) for s in samples]  # what the branch sees
+        views = [self.data.cameras(s.walk, frames) for s, frames in zip(samples, seen)]
+        readouts = [read_memory(self.data, s, frames, g) for s, frames, g in zip(samples, seen, generators)]
+        clean = torch.stack([self.data.latents[s.walk, s.segment].float().transpose(0, 1) for s in samples])
+        clean[:, :, 0] = torch.stack([s.first for s in samples])
         noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
-        contexts = [beside(self.data, t, references, g) for t, g in zip(tasks, generators)]
+        contexts = [show_context(self.data, s, references, g) for s, g in zip(samples, generators)]
         return Batch(clean, memory_control(readouts, views), noise, clean[:, 0, :, 0, 0], Context.stack(contexts))
 
 
-def in_turn(*losses: MemoryLoss):
-    """The `batch_loss` of `loop.fit` that takes its batches from several losses, one after another."""
+def prior_loss(samples: MemoryLoss):
+    """The `batch_loss` of `loop.fit` for a `MemoryPrior` alone: its negative log likelihood on the same samples."""
 
-    def batch_loss(model: nn.Module, step: int, generator: torch.Generator, part: slice = slice(None)):
-        return losses[step % len(losses)](model, step, generator, part)
+    def batch_loss(model: nn.Module, generator: torch.Generator, part: slice = slice(None)):
+        return samples.sample(generator, part).to(device_of(model)).surprise(model).mean(), {}
 
     return batch_loss
 

@@ -1,4 +1,4 @@
-"""The paper's two stages: first the memory branch alone on a frozen backbone, then LoRA on the backbone with it."""
+"""The paper's stages: the memory branch alone on a frozen backbone, then the branch with LoRA on the backbone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mirage_nb.checks import one_of
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
-from mirage_nb.training.memory import MemoryLoss, in_turn
+from mirage_nb.training.memory import MemoryLoss
 
-RECIPES = ("backbone", "memory")
-STAGES = ("joint", "1", "2")
+TRANSFORMER_STAGES = ("backbone", "branch", "lora", "joint")
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 PAPER_RANK = 64
 
@@ -24,9 +24,9 @@ def only_branch(model: nn.Module) -> None:
 
 
 def branch_and_lora(model: nn.Module, rank: int = PAPER_RANK, seed: int = 0) -> None:
-    """Stage 2: LoRA of the given rank on the backbone's self-attention learns, and the branch goes on.
+    """Stage 2: LoRA of the given rank on the backbone's self-attention learns, together with the branch.
 
-    The adapters begin as zero, so the model is the one that stage 1 left.
+    The adapters begin as zero, so the model begins as the one that stage 1 left.
     """
     from peft import LoraConfig
 
@@ -42,25 +42,20 @@ def branch_and_lora(model: nn.Module, rank: int = PAPER_RANK, seed: int = 0) -> 
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the adapters to the weights and forget them: the same model, without any overhead."""
+    """Add the adapters to the weights and remove them: the same model, without overhead."""
     model.fuse_lora()
     model.unload_lora()
 
 
 def train_transformer(
-    recipe: str,
+    stage: str,
     model: str | Path,
     data: EncodedWalks,
     folder: str | Path,
     *,
     steps: int,
-    stage: str = "joint",
-    rank: int = PAPER_RANK,
-    lr: float = 4e-4,
     batch: int = 8,
-    references: int = 4,
-    preceding: int = 2,
-    leap: int = 1,
+    rank: int = PAPER_RANK,
     seed: int = 0,
     gradient_checkpointing: bool = False,
     **options,
@@ -68,40 +63,29 @@ def train_transformer(
     """Train the transformer of a model folder further; returns the folder of the new one, in diffusers' layout.
 
     Args:
-        recipe: `backbone` learns image-to-video without a memory (the rays always tell where the camera looks);
-            `memory` learns with it.
+        stage: `backbone` learns image to video without a memory; `branch` is the paper's stage 1 and `lora` its stage 2
+            (the adapters are merged in the end); `joint` trains everything at once, as the bundled model was trained,
+            since it has no ready backbone.
         model: a folder that `MirageTransformer3DModel.from_pretrained` reads.
-        stage: of the memory recipe. `1` trains the branch alone, `2` LoRA on the backbone and the branch, `joint`
-            everything at once, as the bundled model was trained, since it has no ready backbone.
-        references, preceding: clean past frames shown beside the segment, at most, see `MemoryLoss`.
-        leap: if above 1, every second batch is of views up to so many frames ahead, each with the frame it starts from
-            (`MemoryLoss`, two frames a sample): what `lookahead` needs in a rollout.
-        rank: of the LoRA; it is merged into the weights in the end.
         options: of `fit`.
     """
     from mirage_nb.models.transformer import MirageTransformer3DModel
 
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}, got {recipe!r}")
-    if stage not in STAGES or (recipe == "backbone" and stage != "joint"):
-        raise ValueError(f"stage: expected one of {', '.join(STAGES)}, of the memory recipe, got {stage!r}")
+    one_of("stage", stage, TRANSFORMER_STAGES)
     network = MirageTransformer3DModel.from_pretrained(str(model), torch_dtype=torch.float32)
-    if stage == "1":
+    if stage == "branch":
         only_branch(network)
-    elif stage == "2":
+    elif stage == "lora":
         branch_and_lora(network, rank, seed)
-    if recipe == "backbone" and network.prior is not None:
-        network.prior.requires_grad_(False)  # without a memory it would unlearn what a memory tells
+    elif stage == "backbone" and network.prior is not None:
+        network.prior.requires_grad_(False)  # without a memory it would unlearn to read one
     if gradient_checkpointing:
         network.enable_gradient_checkpointing()
-    drop = 1.0 if recipe == "backbone" else 0.1
-    beside = dict(references=references, preceding=preceding)
-    rehearse, length = 0.25 if drop < 1 else 0.0, network.config.segment_latent_frames
-    losses = [MemoryLoss(data, batch, length, drop, rehearse, **beside)]
-    if leap > 1:
-        losses.append(MemoryLoss(data, 2 * batch, 2, drop, 0.0, leap=leap))
-    fit(network, in_turn(*losses), steps=steps, folder=folder, lr=lr, seed=seed, **options)
-    if stage == "2":
+    shares = dict(drop=1.0, rehearse=0.0) if stage == "backbone" else dict(drop=0.1, rehearse=0.25)
+    length = network.config.segment_latent_frames
+    fit(network, MemoryLoss(data, batch, length, references=4, preceding=2, **shares), steps=steps, folder=folder,
+        seed=seed, **options)  # fmt: skip
+    if stage == "lora":
         merge_lora(network)
     target = Path(folder) / "transformer"
     network.eval().to(torch.bfloat16).save_pretrained(target)

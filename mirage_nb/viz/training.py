@@ -35,6 +35,18 @@ def film(rows: Mapping[str, Tensor], titles: list[str]) -> Image.Image:
     return small(drawn(figure))
 
 
+def loss_curve(rows: list[dict]) -> Figure:
+    """The loss, batch by batch and smoothed, from rows of a training's log (`training.loop.read_log`)."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axis, steps = figure.subplots(), [row["step"] for row in rows]
+    axis.plot(steps, [row["loss"] for row in rows], color="#c3c8d1", linewidth=1, label="batches")
+    axis.plot(steps, [row["smooth"] for row in rows], color=COLOURS["memory"], linewidth=2, label="smoothed")
+    axis.set(xlabel="step", ylabel="loss")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
 def bars(values: Mapping[str, float], label: str, best: str | None = None) -> Image.Image:
     """Named values as horizontal bars, each with its number; `best` in the memory's colour."""
     figure = Figure(figsize=(7, 0.42 * len(values) + 0.7), layout="constrained")

@@ -1,0 +1,47 @@
+"""`mirage-nb train`: from rooms to a transformer, and errors in one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mirage_nb.cli import app
+from mirage_nb.data.rooms.room import Room
+from mirage_nb.models.presets import build_micro
+from mirage_nb.pipeline import MiragePipeline
+from mirage_nb.training.data import Walks
+
+
+def run(*command: str):
+    return CliRunner().invoke(app, ["train", *map(str, command)])
+
+
+def test_from_rooms_to_a_transformer(tmp_path):
+    MiragePipeline(**build_micro()).save_pretrained(tmp_path / "model")
+    done = run("data", "--folder", tmp_path / "walks", "--rooms", 1, "--frames", 7)
+    assert done.exit_code == 0, done.output
+    options = ("--model", tmp_path / "model", "--steps", 2, "--batch", 2)
+    done = run(
+        "transformer", "--walks", tmp_path / "walks", "--folder", tmp_path / "out", "--stage", "branch", *options
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "transformer" / "config.json").exists()
+
+
+def test_augmented_rooms(tmp_path):
+    done = run("data", "--folder", tmp_path, "--rooms", 1, "--frames", 3, "--augmented")
+    assert done.exit_code == 0, done.output
+    room = Room(0, augmented=True)
+    assert torch.equal(Walks(tmp_path)["frames"][0], room.render(room.walk(3)).frames)
+
+
+def test_a_recording_that_does_not_fit_is_named(tmp_path):
+    done = run("data", "--folder", tmp_path / "walks", "--recordings", tmp_path / "nothing")
+    assert done.exit_code == 0 and "nothing: left out" in done.output
+
+
+@pytest.mark.parametrize("command, name", [((), "folder"), (("--folder", "x", "--preset", "tinny"), "preset")])
+def test_errors_are_one_line(command, name):
+    done = run(*command)
+    assert done.exit_code == 2 and done.output.startswith(f"error: {name}")
