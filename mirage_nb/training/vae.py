@@ -95,6 +95,7 @@ def vae_psnr(vae, held_out: Walks, frames: int = 64) -> dict[str, float]:
 @torch.no_grad()
 def set_statistics(vae, walks: Walks, frames: int = 512) -> None:
     """Write the mean and standard deviation of each latent channel into the VAE's config."""
+    frames = min(frames, len(walks) * walks.num_frames)
     pixels = walks.pixels(*walks.draw_frames(frames, torch.Generator().manual_seed(0))).to(device_of(vae))
     with torch.autocast(pixels.device.type, torch.bfloat16):
         latents = torch.cat([moments(vae, p)[0] for p in pixels.split(16)])

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 
 from mirage_nb.models.presets import build_micro
 from mirage_nb.models.transformer import MirageTransformer3DModel
+from mirage_nb.training.data import Walks
 from mirage_nb.training.encoded import EncodedWalks
+from mirage_nb.training.loop import fit
 from mirage_nb.training.stages import branch_and_lora, merge_lora, train_transformer
+from mirage_nb.training.vae import vae_loss
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,33 +89,33 @@ def test_gradient_checkpointing_takes_the_same_steps(home, tmp_path):
     assert not changed(plain, train(home, tmp_path / "checkpointed", gradient_checkpointing=True))
 
 
+def train_both(home: Path, out: Path) -> None:
+    """The transformer and the VAE, three steps each."""
+    train(home, out / "memory")
+    loss = vae_loss(Walks(home / "walks"), batch=2, crop=16)
+    fit(build_micro()["vae"], loss, steps=3, folder=out / "vae", lr=1e-3, warmup=1)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_stages
-from mirage_nb.models.presets import build_micro
-from mirage_nb.training.data import Walks, processes
-from mirage_nb.training.loop import fit
-from mirage_nb.training.vae import vae_loss
-home, out = Path({home!r}), Path(sys.argv[1])
-test_stages.train(home, out / "memory", steps=3)
-loss = vae_loss(Walks(home / "walks"), batch=2, crop=16)
-fit(build_micro()["vae"], loss, steps=3, folder=out / "vae", lr=1e-3, warmup=1)
-(out / f"process{{processes().process_index}}").write_text(str(processes().num_processes))
+from mirage_nb.training.data import processes
+test_stages.train_both(Path({home!r}), Path({out!r}))
+Path({out!r}, f"process{{processes().process_index}}").write_text(str(processes().num_processes))
 """
 
 
 def test_two_processes_take_the_steps_of_one(home, tmp_path):
+    train_both(home, tmp_path / "1")
     script = tmp_path / "run.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), home=str(home)))
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), home=str(home), out=str(tmp_path / "2")))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     # Without a GPU `accelerate launch` starts one process only; torchrun starts them all.
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, launch in (("1", []), ("2", torchrun)):
-        command = [sys.executable, *launch, str(script), str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*torchrun, str(script)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert [(tmp_path / "2" / f"process{i}").read_text() for i in (0, 1)] == ["2", "2"]
     starts = {
         "memory": load_file(home / "start" / "diffusion_pytorch_model.safetensors"),
