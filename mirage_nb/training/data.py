@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.stitching import as_pixels
+from mirage_nb.memory.io import load_tensors, save_tensors
+from mirage_nb.models.vae import as_pixels
 
 ROOMS_PER_SHARD = 16
+FORMAT, NAMES = "mirage-walks", ("frames", "depth", "writable", "c2w", "intrinsics")
 HELD_OUT = 900_000  # rooms with this seed or a higher one are for evaluation, never for training
 USEFUL_DEPTH = 0.3  # share of a recorded frame's pixels whose depth must be measured
 
@@ -113,7 +113,7 @@ def import_recordings(
         path = folder / f"walks-r{name}.safetensors"
         try:
             if path.exists():
-                count, length = load_file(path)["c2w"].shape[:2]
+                count, length = load_tensors(path, FORMAT, NAMES)[0]["c2w"].shape[:2]
                 if length != num_frames:
                     raise ValueError(f"{path} holds walks of {length} frames already, not of {num_frames}")
                 report[source] = f"{count} walks, there already"
@@ -170,14 +170,7 @@ def _write_shard(path: Path, walks: list[Clip]) -> None:
         "c2w": torch.stack([walk.cameras.c2w for walk in walks]),
         "intrinsics": torch.stack([walk.cameras.intrinsics[0] for walk in walks]),
     }
-    save_aside(tensors, path, "mirage-walks")
-
-
-def save_aside(tensors: dict[str, Tensor], path: Path, kind: str) -> None:
-    """Write a safetensors file under a temporary name, then rename it."""
-    partial = path.with_suffix(f".partial{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {"format": kind})
-    os.replace(partial, path)
+    save_tensors(path, FORMAT, tensors, {})
 
 
 class Walks:
@@ -192,8 +185,8 @@ class Walks:
         paths = source if isinstance(source, list) else sorted(Path(source).glob("walks-*.safetensors"))
         if not paths:
             raise FileNotFoundError(f"walks: no walks-*.safetensors in {source}; `mirage-nb train data` writes them")
-        shards = [load_file(path) for path in paths]
-        self.tensors = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        shards = [load_tensors(path, FORMAT, NAMES)[0] for path in paths]
+        self.tensors = {name: torch.cat([shard[name] for shard in shards]) for name in NAMES}
 
     def __len__(self) -> int:
         return len(self.tensors["c2w"])

@@ -7,15 +7,16 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.masking import writable
-from mirage_nb.models.vae import spatial_stride
-from mirage_nb.stitching import frame_encoder
-from mirage_nb.training.data import Walks, device_of, own_share, processes, save_aside
+from mirage_nb.memory.io import load_tensors, save_tensors
+from mirage_nb.models.vae import frame_encoder, spatial_stride
+from mirage_nb.training.data import Walks, device_of, own_share, processes
+
+FORMAT = "mirage-encoded-walks"
 
 
 @dataclass
@@ -55,14 +56,14 @@ class EncodedWalks:
             exact = estimate = depth_to_latent(depth, stride)
             if depth_model is not None:
                 estimate = depth_to_latent(depth_model.predict(pixels, cameras.intrinsics), stride)
-            allowed = writable(depth, moving=moving, stride=stride, edge_threshold=None)
+            allowed = writable(depth, moving=moving, stride=stride)
             latents, grid = frame_encoder(vae)(pixels), cameras.downscale(stride)
             row = (latents.half(), exact.half(), estimate.half(), allowed, grid.c2w, grid.intrinsics[0])
             rows.append([tensor.cpu() for tensor in row])
         return EncodedWalks(*map(torch.stack, zip(*rows)))
 
     def save(self, path: Path) -> None:
-        save_aside({f.name: getattr(self, f.name) for f in fields(self)}, path, "mirage-encoded-walks")
+        save_tensors(path, FORMAT, {f.name: getattr(self, f.name) for f in fields(self)}, {})
 
     @staticmethod
     def load(*folders: str | Path) -> EncodedWalks:
@@ -77,7 +78,8 @@ class EncodedWalks:
             paths = sorted(Path(folder).glob("encoded-*.safetensors"))
             if not paths:
                 raise FileNotFoundError(f"data: no encoded-*.safetensors in {folder}")
-            shards += map(load_file, paths)
+            names = tuple(f.name for f in fields(EncodedWalks))
+            shards += [load_tensors(path, FORMAT, names)[0] for path in paths]
         if len({shard["depth"].shape[1:] for shard in shards}) > 1:
             raise ValueError("data: expected walks of one length and one frame size")
         return EncodedWalks(**{name: torch.cat([shard[name] for shard in shards]) for name in shards[0]})

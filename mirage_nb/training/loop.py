@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mirage_nb.memory.io import write_aside
+from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
 from mirage_nb.training.data import processes
 
+FORMAT = "mirage-training"
 BatchLoss = Callable[[nn.Module, torch.Generator, slice], tuple[Tensor, dict[str, float]]]
 
 
@@ -128,14 +128,18 @@ def fit(
     return model
 
 
+def _names(trained: dict[str, nn.Parameter]) -> tuple[str, ...]:
+    """Names in a checkpoint's file of the weights, and of their averages."""
+    return tuple(f"{kind}/{name}" for kind in ("model", "average") for name in trained)
+
+
 def _save(accelerator, folder: Path, step: int, trained: dict[str, nn.Parameter], average) -> None:
     """Write a checkpoint under a temporary name, rename it, then delete the older ones."""
     partial, older = folder / "partial-checkpoint", list(folder.glob("checkpoint-*"))
     shutil.rmtree(partial, ignore_errors=True)
     accelerator.save_state(str(partial))
-    tensors = {f"model/{name}": p.detach().contiguous() for name, p in trained.items()}
-    tensors |= {f"average/{name}": p.contiguous() for name, p in zip(trained, average.shadow_params)}
-    save_file(tensors, partial / "weights.safetensors", {"format": "mirage-training"})
+    tensors = dict(zip(_names(trained), [*trained.values(), *average.shadow_params]))
+    save_tensors(partial / "weights.safetensors", FORMAT, tensors, {})
     os.replace(partial, folder / f"checkpoint-{step:08d}")
     for checkpoint in older:
         shutil.rmtree(checkpoint)
@@ -147,7 +151,8 @@ def _load(accelerator, folder: Path, trained: dict[str, nn.Parameter], average) 
     checkpoint = max(folder.glob("checkpoint-*"), default=None)
     if checkpoint is None:
         return 0
-    step, tensors = int(checkpoint.name.split("-")[1]), load_file(checkpoint / "weights.safetensors")
+    tensors, _ = load_tensors(checkpoint / "weights.safetensors", FORMAT, _names(trained))
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
     for name, parameter in trained.items():
         parameter.copy_(tensors[f"model/{name}"])
     shadow = [tensors[f"average/{name}"].to(p.device) for name, p in trained.items()]

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
     def velocity(self, model: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
         """What the model predicts for the segment, (B, C, T, h, w)."""
-        hidden_states, timestep, options = self.context.arguments(noisy, 1000 * sigma)
+        hidden_states, timestep, options = self.context.add_to(noisy, 1000 * sigma)
         return self.context.of_target(model(hidden_states, timestep, self.control, **options).sample)
 
     def error(self, model: nn.Module) -> Tensor:

@@ -167,7 +167,8 @@ def read_memory(
 
 def show_context(data: EncodedWalks, sample: Sample, references: int, generator: torch.Generator) -> Context:
     """The clean context frames (batch of one), with some noise: the past frames that overlap the segment most, and
-    those that precede it. A past with fewer frames than `references` shows the last one again."""
+    those that precede it. Where fewer than `references` overlap it,
+    the last one is shown again."""
     shown = sample.preceding.latents
     if references:
         earlier = sample.past.index != sample.segment[0]  # the clean first frame is shown anyway
@@ -176,7 +177,7 @@ def show_context(data: EncodedWalks, sample: Sample, references: int, generator:
         depth, cameras = data.depth[sample.walk, index].float(), data.cameras(sample.walk, index)
         size, length = shared_voxel_size(depth, cameras), len(sample.segment)
         voxels = [visible_voxels(depth[i : i + 1], cameras[i : i + 1], None, size) for i in range(len(index))]
-        chosen = choose_references(torch.cat(voxels[:length]).unique(), voxels[length:], references, least=0.0)
+        chosen = choose_references(torch.cat(voxels[:length]).unique(), voxels[length:], references) or [0]
         chosen += chosen[-1:] * (references - len(chosen))
         shown = torch.cat([sample.past.latents[earlier][chosen], shown])
     noise = CONTEXT_NOISE * torch.rand((), generator=generator) * torch.randn(shown.shape, generator=generator)

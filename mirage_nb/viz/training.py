@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from mirage_nb.models.vae import decode
-from mirage_nb.stitching import as_frames
+from mirage_nb.models.vae import as_uint8, decode
 from mirage_nb.viz.base import drawn, small
 from mirage_nb.viz.video import COLOURS, INK
 
@@ -18,7 +17,7 @@ from mirage_nb.viz.video import COLOURS, INK
 @torch.no_grad()
 def decoded(vae, latents: Tensor) -> Tensor:
     """Latents (C, T, h, w) as frames (T, H, W, 3) uint8."""
-    return as_frames(decode(vae, latents[None].float())[0].transpose(0, 1))
+    return as_uint8(decode(vae, latents[None].float())[0].transpose(0, 1))
 
 
 def film(rows: Mapping[str, Tensor], titles: list[str]) -> Image.Image:
