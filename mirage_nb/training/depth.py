@@ -33,7 +33,7 @@ def depth_loss(walks: Walks, batch: int = 16):
 
 
 @torch.no_grad()
-def depth_absrel(model, held_out: Walks, frames: int = 96) -> dict[str, float]:
+def depth_absrel(model, held_out: Walks, frames: int = 32) -> dict[str, float]:
     """Mean |predicted - true| / true over the pixels of held-out frames whose depth is known."""
     walks, frame = held_out.draw_frames(frames, torch.Generator().manual_seed(0))
     truth = held_out["depth"][walks, frame].float()

@@ -167,8 +167,7 @@ def read_memory(
 
 def show_context(data: EncodedWalks, sample: Sample, references: int, generator: torch.Generator) -> Context:
     """The clean context frames (batch of one), with some noise: the past frames that overlap the segment most, and
-    those that precede it. Where fewer than `references` overlap it,
-    the last one is shown again."""
+    those that precede it. If too few overlap it, the last one is shown again."""
     shown = sample.preceding.latents
     if references:
         earlier = sample.past.index != sample.segment[0]  # the clean first frame is shown anyway

@@ -1,4 +1,4 @@
-"""Training samples: what the memory holds, what is corrupted, and what is shown beside the segment."""
+"""Training samples: what the memory holds, what is corrupted, and what is shown next to the segment."""
 
 from __future__ import annotations
 

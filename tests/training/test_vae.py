@@ -38,7 +38,7 @@ def test_statistics_make_latents_standard(walks):
 
 
 def test_the_bundled_vae_decodes_a_collage_as_a_collage(walks):
-    """Half of one room beside half of another: a VAE that never learnt on collages smooths the step at the seam."""
+    """Half of one room next to half of another: a VAE that never learnt on collages smooths the step at the seam."""
     vae = AutoencoderKLWan.from_pretrained(bundled_model(), subfolder="vae", torch_dtype=torch.float32)
     assert vae_psnr(vae, walks, frames=8)["psnr"] > 30
     left = torch.arange(128) < 64

@@ -45,7 +45,7 @@ def build(p: tx.Palette, moving: int) -> tuple[Primitives, Tensor, Lighting, tup
     scene = b.primitives()
     sun = torch.nn.functional.normalize(torch.tensor([p.uniform(-0.7, 0.7), -1.0, p.uniform(-0.7, 0.7)]), dim=0)
     lamp = torch.tensor([p.uniform(0.3, 0.7) * width, -height + 0.3, p.uniform(0.3, 0.7) * depth])
-    light = Lighting(sun, lamp, p.uniform(0.7, 0.8), _contact_shadow(scene, width, depth + far), torch.zeros(2))
+    light = Lighting(sun, lamp, p.uniform(0.7, 0.8), _contact_shadow(scene, width, depth + far))
     return scene, torch.stack(b.textures), light, (width, depth)
 
 

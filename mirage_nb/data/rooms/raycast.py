@@ -183,13 +183,12 @@ def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tenso
 
 @dataclass
 class Lighting:
-    """A soft sun and a lamp; `floor` (Z, X) darkens the floor under furniture, 5 cm a cell from `corner` (z, x)."""
+    """A soft sun and a lamp; `floor` (Z, X) darkens the floor under furniture, 5 cm a cell from the origin."""
 
     sun: Tensor
     lamp: Tensor
     ambient: float
     floor: Tensor
-    corner: Tensor
 
     def to(self, device) -> Lighting:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "ambient"}
@@ -228,7 +227,7 @@ def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, 
     lit = lit * (0.78 + 0.34 / (1 + ((points - light.lamp) ** 2).sum(1) / 6.0))
     edges = (1 - 0.3 * torch.exp((u.abs() - hu) / 0.22)) * (1 - 0.3 * torch.exp((v.abs() - hv) / 0.22))
     lit = torch.where(scene.shell[index], lit * edges, lit * (1 - 0.25 * torch.exp(points[:, 1].clamp(max=0) / 0.2)))
-    row, column = ((points[:, [2, 0]] - light.corner) / 0.05).long().unbind(1)
+    row, column = (points[:, [2, 0]] / 0.05).long().unbind(1)
     shadow = light.floor[row.clamp(0, light.floor.shape[0] - 1), column.clamp(0, light.floor.shape[1] - 1)]
     lit = torch.where(points[:, 1] > -0.03, lit * shadow, lit)
     return torch.where((texture < 0)[:, None], _sky(rays), albedo * lit[:, None]).clamp(0, 1)

@@ -28,12 +28,9 @@ class Room:
         seed: any non-negative integer. Seeds from 900000 on are held out: no model of ours is trained on them.
         moving: number of moving bodies; by default 0 to 2, drawn from the seed.
         augmented: random surfaces and a handheld camera; see `mirage_nb.data.rooms.augment`.
-        device: where to render.
     """
 
-    def __init__(
-        self, seed: int, *, moving: int | None = None, augmented: bool = False, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, seed: int, *, moving: int | None = None, augmented: bool = False) -> None:
         if seed < 0:
             raise ValueError(f"seed: expected a non-negative integer, got {seed}")
         self.seed, self.augmented = seed, augmented
@@ -43,7 +40,7 @@ class Room:
         self.scene, self.textures, self.light, (self.width, self.depth) = parts
         if augmented:
             self.textures = random_textures(palette, self.textures)
-        self.to(device)
+        self.device = torch.device("cpu")
 
     def to(self, device: str | torch.device) -> Room:
         """Render on another device from now on. Paths are found faster on a CPU, pictures on a GPU."""
@@ -75,17 +72,15 @@ class Room:
         rays = tile_rays(cameras)[..., :1, :].flatten(0, 2)
         return trace(self.scene.at(0.0), cameras.centers, rays)[0].cpu()
 
-    def walk(
-        self, num_frames: int, path: str | None = None, size: tuple[int, int] = (128, 128), fov: float | None = None
-    ) -> Cameras:
+    def walk(self, num_frames: int, path: str | None = None, size: tuple[int, int] = (128, 128)) -> Cameras:
         """Cameras along a path that keeps clear of walls and furniture.
 
         Args:
             num_frames: T.
             path: a name that `camera_path` knows; by default a turn and a move drawn from the room's seed, at 0.7 to
-                1.6 degrees and 1 to 3 cm a frame. Starts are drawn from the seed until the path fits into the room.
+                1.6 degrees and 1 to 3 cm a frame, with a lens of 58 to 70 degrees. Starts are drawn from the seed until
+                the path fits into the room.
             size: (height, width) in pixels.
-            fov: horizontal field of view in degrees; by default 64, or drawn together with the path.
 
         Raises:
             ValueError: the path fits from none of the 60 starts that were tried.
@@ -93,7 +88,7 @@ class Room:
         for attempt in range(60):
             generator = torch.Generator().manual_seed(self.seed * 7919 % 2**31 + attempt)
             turn, speed, lens, pick = torch.rand(4, generator=generator).tolist()
-            name, degrees, metres = path, 1.0, 0.02
+            name, degrees, metres, fov = path, 1.0, 0.02, 64.0
             if path is None:
                 name = TURNS[int(pick * len(TURNS))] + "+" + MOVES[int(pick * 7919) % len(MOVES)]
                 degrees, metres, fov = 0.7 + 0.9 * turn, 0.01 + 0.02 * speed, 58 + 12 * lens
@@ -101,7 +96,7 @@ class Room:
             c2w = camera_path(name, num_frames, start, degrees_per_frame=degrees, metres_per_frame=metres)
             c2w = handheld(c2w, generator) if self.augmented else c2w
             if self.blocked(c2w) is None and self._depth_ahead(c2w[num_frames // 2]).min() > 0.5:
-                return Cameras(c2w, default_intrinsics(size, fov or 64.0), size)
+                return Cameras(c2w, default_intrinsics(size, fov), size)
         where = f"from every start in room {self.seed}"
         raise ValueError(f"path: {path!r} over {num_frames} frames runs into a wall or furniture {where}")
 
