@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mirage_nb.training.memory import MemoryLoss
 from mirage_nb.training.samples import (
     Frames,
     choose_frames,
@@ -91,3 +92,36 @@ def test_a_window_is_written_where_its_sky_gets_a_depth(data, share):
         window = readout.visibility.reshape(data.size)[4:8, 4:8].float().mean()
         assert window == 0 if not share else window > 0.8
     assert not read_memory(data, replace(sample, has_memory=False), only, torch.Generator()).visibility.any()
+
+
+def test_what_is_shown_is_a_little_wrong(data):
+    """Exact pasts would be too easy; larger errors than the model's own would teach it to ignore what it is shown."""
+    data.depth[:], data.estimate[:], data.writable[:] = 3.0, 3.0, True
+    errors: dict[float, list] = {0.15: [], 0.1: []}  # of the memory's tokens; of the clean frames
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        sample = draw_sample(data, 4, 0.0, False, 2, g)
+        only = sample.segment[:1]
+        sample = replace(sample, past=Frames(only, data.latents[sample.walk, only].float()))
+        readout = read_memory(data, sample, only, g)
+        seen = readout.visibility[0]
+        errors[0.15].append((readout.latents[0] - sample.past.latents[0])[:, seen].square().mean().sqrt())
+        shown = show_context(data, sample, 0, g).preceding[0].transpose(0, 1)
+        errors[0.1].append((shown - sample.preceding.latents).square().mean().sqrt())
+        first = MemoryLoss(data, batch=1, length=4).sample(g).clean[0, :, 0]
+        errors[0.1].append((data.latents.float() - first).square().mean((2, 3, 4)).amin().sqrt())
+    for most, found in errors.items():
+        assert 0.6 * most < max(found) < 1.1 * most and min(found) < 0.3 * most
+
+
+def test_most_skies_are_written(data):
+    data.depth[:] = data.estimate[:] = 3.0
+    data.depth[:, :, 4:8, 4:8] = data.estimate[:, :, 4:8, 4:8] = 0.0
+    data.writable[:] = data.depth > 0
+    written = []
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        sample = draw_sample(data, 4, 0.0, False, 0, g)
+        readout = read_memory(data, sample, sample.segment[:1], g)
+        written.append(readout.visibility.reshape(data.size)[4:8, 4:8].all().item())
+    assert 0.65 < sum(written) / len(written) < 0.93
