@@ -113,10 +113,10 @@ def load_model(
     Raises:
         FileNotFoundError, ValueError: see `MiragePipeline.from_wan`.
     """
+    from mirage_nb.depth_alignment import NO_SCALE
     from mirage_nb.models.photo_depth import TransformersDepth
     from mirage_nb.models.wan import place
     from mirage_nb.pipeline import MiragePipeline
-    from mirage_nb.stitching import NO_SCALE
 
     quiet()
     if not choice.wan and (branch is not None or lora is not None):

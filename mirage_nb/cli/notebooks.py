@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirage_nb.cli.console import one_line
-from mirage_nb.viz.notebook import CHECK, RECORD
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -137,6 +136,8 @@ def recorded(notebook: NotebookNode) -> dict[str, dict]:
     Raises:
         ValueError: two values have one name.
     """
+    from mirage_nb.viz.notebook import RECORD
+
     values = {}
     for output in outputs(notebook, RECORD):
         name, value, unit = (output.data[RECORD][key] for key in ("name", "value", "unit"))
@@ -148,6 +149,8 @@ def recorded(notebook: NotebookNode) -> dict[str, dict]:
 
 def verdicts(notebook: NotebookNode) -> list[tuple[str, bool]]:
     """Name and verdict of each exercise's check, in order."""
+    from mirage_nb.viz.notebook import CHECK
+
     return [(output.data[CHECK]["name"], output.data[CHECK]["passed"]) for output in outputs(notebook, CHECK)]
 
 

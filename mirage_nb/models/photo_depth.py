@@ -8,6 +8,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from mirage_nb.models.vae import as_uint8
+
 DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
 # Families that always predict metres. Depth Anything says in its configuration what it predicts.
 METRIC = ("zoedepth", "depth_pro", "glpn", "prompt_depth_anything", "metric3d")
@@ -72,8 +74,8 @@ class TransformersDepth(ModelMixin, ConfigMixin):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The model's own prediction (N, H, W) for pixels (N, 3, H, W) in [-1, 1]."""
-        images = list(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy())
-        inputs = self.processor(images=images, return_tensors="pt", input_data_format="channels_first")
+        images = list(as_uint8(pixels).cpu().numpy())
+        inputs = self.processor(images=images, return_tensors="pt", input_data_format="channels_last")
         outputs = self.model(inputs["pixel_values"].to(pixels.device, self.dtype))
         sizes = [tuple(pixels.shape[2:])] * len(images)
         found = self.processor.post_process_depth_estimation(outputs, target_sizes=sizes)

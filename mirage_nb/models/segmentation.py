@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mirage_nb.checks import one_of
+from mirage_nb.models.vae import as_uint8
 
 # Names as COCO, ADE20k and Cityscapes spell them.
 MOVING = (
@@ -89,11 +90,10 @@ class TransformersSegmentation:
             moving, sky: (N, H, W) bool each.
         """
         labels = []
-        for frame in pixels.cpu():
-            image = ((frame + 1) * 127.5).round().byte().numpy()
-            inputs = self.processor(images=image, return_tensors="pt", input_data_format="channels_first")
+        for image in as_uint8(pixels).cpu().numpy():  # (H, W, 3)
+            inputs = self.processor(images=image, return_tensors="pt", input_data_format="channels_last")
             output = self.model(pixel_values=inputs["pixel_values"].to(self.model.device, self.model.dtype))
-            labels += self.processor.post_process_semantic_segmentation(output, target_sizes=[frame.shape[1:]])
+            labels += self.processor.post_process_semantic_segmentation(output, target_sizes=[image.shape[:2]])
         labels = torch.stack(labels).to(pixels.device)  # (N, H, W)
         moving, sky = (torch.isin(labels, labels.new_tensor(classes)) for classes in (self.moving, self.sky))
         return moving, sky

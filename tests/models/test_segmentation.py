@@ -111,11 +111,11 @@ def test_the_pipeline_writes_nothing_that_its_estimator_names():
     pipe.set_progress_bar_config(disable=True)
     image, c2w = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8), torch.eye(4).repeat(3, 1, 1)
     depth = torch.full((3, 32, 48), 2.0)
-    out = pipe(image, c2w=c2w, depth=depth, seed=0, output_type="uint8")
+    out = pipe(image, c2w=c2w, depth=depth, generator=0, output_type="uint8")
     seen = out.memory.read(_cameras(c2w)[0]).visibility[0]
     assert not seen[:, :3].any() and not seen[0].any() and seen[1:, 3:].all()
     pipe.mask_estimator = None
-    assert len(pipe(image, c2w=c2w, depth=depth, seed=0, output_type="uint8").memory) > len(out.memory)
+    assert len(pipe(image, c2w=c2w, depth=depth, generator=0, output_type="uint8").memory) > len(out.memory)
 
 
 def test_the_command_line_masks_by_class(tmp_path):
@@ -126,6 +126,7 @@ def test_the_command_line_masks_by_class(tmp_path):
     network = semantic()
     network.decode_head.classifier.bias.data[2] += 100.0  # whatever it looks at is a person
     network.save_pretrained(tmp_path / "persons")
+    (tmp_path / "persons" / "preprocessor_config.json").write_text('{"size": {"height": 64, "width": 64}}')
     MiragePipeline(**build_micro()).save_pretrained(tmp_path / "model")
     options = ("--frames", "5", "--steps", "1", "--model", str(tmp_path / "model"))
 

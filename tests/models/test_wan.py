@@ -46,7 +46,7 @@ def picture() -> torch.Tensor:
 
 
 def walk(pipe, frames: int = FRAMES, **options):
-    options = dict(num_inference_steps=3, seed=5, prompt=PROMPT, output_type="uint8") | options
+    options = dict(num_inference_steps=3, generator=5, prompt=PROMPT, output_type="uint8") | options
     depth = torch.full((frames, *SIZE), 2.0)
     return pipe(picture(), c2w=camera_path("push_in", frames), depth=depth, **options)
 
@@ -71,7 +71,7 @@ def test_a_fresh_branch_makes_diffusers_own_image_to_video(ours, theirs, scale):
 def test_prompts_seeds_and_guidance_matter(ours):
     one = walk(ours, frames=9)
     assert torch.equal(one.latents, walk(ours, frames=9).latents)
-    for change in (dict(prompt="a kitchen"), dict(seed=6), dict(guidance_scale=3.0, negative_prompt=NEGATIVE)):
+    for change in (dict(prompt="a kitchen"), dict(generator=6), dict(guidance_scale=3.0, negative_prompt=NEGATIVE)):
         assert not torch.equal(one.latents, walk(ours, frames=9, **change).latents), change
 
 
