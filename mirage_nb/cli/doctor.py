@@ -53,11 +53,9 @@ def _gpu() -> tuple[Finding, int]:
         do = "the bundled model needs none; wan2.2 wants one, and a build of torch that knows it"
         return Finding("GPU", None, f"none that torch {torch.__version__} can use", do), 0
     free, total = torch.cuda.mem_get_info()
-    properties = torch.cuda.get_device_properties(0)
-    says = f"{properties.name}, {_gib(free)} of {_gib(total)} free"
-    if properties.major < 8:  # before Ampere
-        return Finding("GPU", None, f"{says}, slow at bfloat16", "wan2.2: an Ampere GPU or newer is faster"), free
-    return Finding("GPU", True, says), free
+    says = f"{torch.cuda.get_device_name(0)}, {_gib(free)} of {_gib(total)} free"
+    slow = not torch.cuda.is_bf16_supported(including_emulation=False)
+    return Finding("GPU", None if slow else True, says, "slow at bfloat16; an Ampere GPU is faster" * slow), free
 
 
 def _memory() -> tuple[Finding, int]:

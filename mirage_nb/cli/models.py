@@ -45,16 +45,16 @@ def choose_model(name: str | None, size: str | None = None) -> Choice:
     if is_wan_folder(source) or not Path(source).is_dir():  # a name on the hub is taken for Wan's layout
         return Choice(source, True, _size(size, 32) or WAN22_SIZE, WAN22_FRAMES - 1, 4, 20, DEPTH_ANYTHING)
     try:
-        transformer, vae = (
+        network, vae = (
             json.loads((Path(source) / part / "config.json").read_text()) for part in ("transformer", "vae")
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model: a config.json in {source} can't be read ({error})") from None
-    stride = vae["scale_factor_temporal"]
-    full = transformer["memory_layout"] == "wan"
-    size = _size(size, vae["scale_factor_spatial"] * transformer["patch_size"][2])
-    size, steps = size or (WAN22_SIZE if full else (128, 128)), 20 if full else 2
-    return Choice(source, False, size, (transformer["segment_latent_frames"] - 1) * stride, stride, steps, None)
+        stride, full = vae["scale_factor_temporal"], network["memory_layout"] == "wan"
+        multiple = vae["scale_factor_spatial"] * network["patch_size"][2]
+        new_frames = (network["segment_latent_frames"] - 1) * stride
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model: a config.json in {source} is not one of a MiragePipeline ({error})") from None
+    own = WAN22_SIZE if full else (128, 128)
+    return Choice(source, False, _size(size, multiple) or own, new_frames, stride, 20 if full else 2, None)
 
 
 def _size(text: str | None, multiple: int) -> tuple[int, int] | None:

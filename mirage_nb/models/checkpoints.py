@@ -98,7 +98,7 @@ def load_branch(transformer, path: str | Path) -> None:
         transformer.load_lora_adapter(lora, prefix=None)
 
 
-def load_lora(transformer, path: str | Path, name: str = "default") -> None:
+def load_lora(transformer, path: str | Path) -> None:
     """Add the LoRA of a file to a `MirageTransformer3DModel` as an adapter of PEFT (paper: stage 2's result, rank 64).
 
     Raises:
@@ -107,7 +107,7 @@ def load_lora(transformer, path: str | Path, name: str = "default") -> None:
     tensors = _read("lora", path)
     _check_lora("lora", path, transformer, tensors)
     # The paper's trainer scales by alpha / rank = 1, which is PEFT's default for a file without alphas.
-    transformer.load_lora_adapter(tensors, prefix=None, adapter_name=name)
+    transformer.load_lora_adapter(tensors, prefix=None)
 
 
 def _check_lora(argument: str, path: str | Path, transformer, tensors: dict[str, Tensor]) -> None:
