@@ -103,7 +103,7 @@ def load_model(
     depth_model: str | None = None,
     scale_known: bool = True,
 ):
-    """The pipeline, placed where it runs best, and the words for this device.
+    """The pipeline, on the device where it runs best, and the words for this device.
 
     Args:
         branch, lora: see `MiragePipeline.from_wan`.
@@ -115,7 +115,7 @@ def load_model(
     """
     from mirage_nb.depth_alignment import NO_SCALE
     from mirage_nb.models.photo_depth import TransformersDepth
-    from mirage_nb.models.wan import place
+    from mirage_nb.models.wan import move_to_best_device
     from mirage_nb.pipeline import MiragePipeline
 
     quiet()
@@ -130,4 +130,4 @@ def load_model(
         pipe = MiragePipeline.from_wan(choice.source, branch, lora, **options)
     else:
         pipe = MiragePipeline.from_pretrained(choice.source, **options)
-    return pipe, place(pipe)
+    return pipe, move_to_best_device(pipe)

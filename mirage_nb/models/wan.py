@@ -35,7 +35,7 @@ def load_wan(
     source = str(source)
     checks.check_model_folder(source)
     if "device_map" in options:  # its hooks would stay with diffusers' own classes
-        raise ValueError("device_map: place the pipeline once it is loaded: to('cuda'), enable_model_cpu_offload()")
+        raise ValueError("device_map: move the pipeline once it is loaded: to('cuda'), enable_model_cpu_offload()")
     for name, file, part in (("branch", branch, "vace_"), ("lora", lora, ".lora_A.")):
         if file is not None and not any(part in key for key in read_names(name, file)):
             raise ValueError(f"{name}: {file} holds no {name} (no name with {part})")
@@ -104,8 +104,8 @@ def is_wan_folder(folder: str | Path) -> bool:
     return isinstance(index, dict) and str(index.get("_class_name")).startswith("Wan")
 
 
-def place(pipe) -> str:
-    """Put a pipeline where it runs best on this machine, and return where: on the GPU, part by part, or on the CPU."""
+def move_to_best_device(pipe) -> str:
+    """Move a pipeline to where it runs best on this machine, and say where: on the GPU, part by part, or on the CPU."""
     if not torch.cuda.is_available():
         return "the CPU"
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]

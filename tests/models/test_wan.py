@@ -169,7 +169,7 @@ def test_blocks_compile_one_by_one():
 
 
 def test_a_device_map_is_refused(folder):
-    with pytest.raises(ValueError, match="device_map: place the pipeline once it is loaded"):
+    with pytest.raises(ValueError, match="device_map: move the pipeline once it is loaded"):
         MiragePipeline.from_wan(folder, device_map="balanced")
 
 
