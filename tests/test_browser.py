@@ -21,7 +21,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mirage_nb.cli.notebook_runs import ROOT, find_notebooks, tagged
+from mirage_nb.cli.notebooks import ROOT, find_notebooks, tagged
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 

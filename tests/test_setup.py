@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ MODULES = [
     for path in sorted(ROOT.glob("mirage_nb/**/*.py"))
     if not path.stem.startswith("__")
 ]
+OPTIONAL = {"ftfy", "mirage-nb", "tomli"}  # used where they happen to be installed, or on old versions of Python
 UNWANTED = {"torchvision", "opencv-python", "opencv-python-headless", "opencv-contrib-python"}
 
 
@@ -77,6 +80,22 @@ def test_torchvision_and_opencv_are_neither_asked_for_nor_imported() -> None:
     assert sources
     imports = re.compile(r"\b(?:import|from)\s+(?:torchvision|cv2)\b")
     assert [str(path) for path in sources if imports.search(path.read_text())] == []
+
+
+def test_every_imported_library_is_declared() -> None:
+    """By the import's name; what the development tools import in tests counts as well."""
+    packages = packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in NEEDED}
+    missing = {}
+    for path in [*ROOT.glob("mirage_nb/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in (name.split(".")[0] for name in names):
+                known = {canonicalize_name(package) for package in packages.get(name, [])}
+                if known and not known & (declared | OPTIONAL):
+                    missing.setdefault(name, str(path.relative_to(ROOT)))
+    assert missing == {}
 
 
 def test_libraries_work_without_torchvision() -> None:
@@ -121,18 +140,26 @@ def test_all_modules_import_where_open3d_does_not_load(tmp_path: Path) -> None:
     )
 
 
+CORE = ["cameras", "paths", "lifting", "reprojection", "memory", "memory.grid", "masking"]
+
+
 def test_the_stages_need_no_model_library() -> None:
-    """Cameras, the memory and the worlds are plain torch: they import without loading diffusers or Open3D."""
-    plain = r"mirage_nb\.(cameras|trajector\w+|lifting|reprojection|grid\w*|masking|worlds\..+)"
-    names = [name for name in MODULES if re.fullmatch(plain, name)]
+    """Cameras and the memory are plain torch: they import no diffusers, and nothing of `data` or `viz`."""
     loaded = json.loads(
         python(
             "import sys, json, importlib\n"
-            f"for name in {names!r}: importlib.import_module(name)\n"
+            f"for name in {CORE!r}: importlib.import_module('mirage_nb.' + name)\n"
             "print(json.dumps(list(sys.modules)))"
         )
     )
-    assert "mirage_nb.cameras" in names and {"diffusers", "transformers", "open3d", "plotly"}.isdisjoint(loaded)
+    assert "mirage_nb.cameras" in loaded and {"diffusers", "transformers", "open3d", "plotly"}.isdisjoint(loaded)
+    assert not [name for name in loaded if name.startswith(("mirage_nb.data", "mirage_nb.viz"))]
+
+
+def test_the_core_imports_neither_viz_nor_the_command_line() -> None:
+    free = {"viz", "cli", "benchmarks", "evaluation", "training"}
+    core = [path for path in ROOT.glob("mirage_nb/**/*.py") if path.relative_to(ROOT).parts[1] not in free]
+    assert [str(path) for path in core if re.search(r"mirage_nb\.(viz|cli)\b", path.read_text())] == []
 
 
 @pytest.mark.parametrize("name", mirage_nb.__all__)

@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, and the model that `--model` names."""
+"""What all commands share: errors in one line, quiet libraries, and the model that `--model` names."""
 
 from __future__ import annotations
 
@@ -13,28 +13,36 @@ import typer
 
 @contextlib.contextmanager
 def one_line():
-    """Errors of the user's making in one line, without a traceback; warnings in one line, too."""
+    """Print errors that the user can mend, and warnings, in one line without a traceback."""
     warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
     try:
         yield
-    except (ValueError, FileNotFoundError, NotADirectoryError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
 
 
-def load_pipeline(folder: str | None):
+def quiet() -> None:
+    """Stop the notes and progress bars of diffusers and transformers."""
     from diffusers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    for library in (logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def load_pipeline(folder: str | None):
+    """The pipeline of a folder, by default the bundled one."""
     from mirage_nb.models.presets import bundled_model
     from mirage_nb.pipeline import MiragePipeline
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     return MiragePipeline.from_pretrained(str(folder or bundled_model()))
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a report. JSON knows no NaN: what could not be measured is null."""
+    """Write a report. NaN, which JSON does not have, becomes null."""
     from mirage_nb.memory.io import write_aside
 
     write_aside(path, (json.dumps(_plain(content), indent=2, allow_nan=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Which model the command line means, what can be known of it before it is loaded, and how it is loaded."""
+"""The models that the command line names: what is known of them before they are loaded, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mirage_nb import checks
-
-WAN_NAMES = ("wan2.2", "wan")
+from mirage_nb.cli.console import quiet
 
 
 class Choice(NamedTuple):
     """A model before it is loaded.
 
     source: folder, or name on the hub. wan: whether it is diffusers' own, without a branch. size: (height, width) it is
-    made for. new_frames: pixel frames that a segment adds, stride: those of a latent frame. steps: by default.
+    made for. new_frames: pixel frames that a segment adds. stride: pixel frames of a latent frame. steps: the default.
+    depth_model: the default name of a depth model, None if the model has its own.
     """
 
     source: str
@@ -24,49 +24,37 @@ class Choice(NamedTuple):
     new_frames: int
     stride: int
     steps: int
-
-    @property
-    def depth_model(self) -> str:
-        """What estimates depth where nobody names a model, for Wan."""
-        from mirage_nb.models.photo_depth import DEPTH_ANYTHING
-
-        return DEPTH_ANYTHING
+    depth_model: str | None
 
 
 def choose_model(name: str | None, size: str | None = None) -> Choice:
-    """The model by what stands after `--model`: nothing (the bundled one), `wan2.2`, or a folder.
+    """The model by the value of `--model`: None (the bundled one), `wan2.2`, a folder, or a name on the hub.
 
     Args:
-        size: `WIDTHxHEIGHT`, in place of the model's own.
+        size: `WIDTHxHEIGHT`, instead of the model's own.
 
     Raises:
         FileNotFoundError, ValueError: no such folder, a part of it missing, or a size that can't be read.
     """
-    from mirage_nb.models.full_size import FRAMES, SIZE
-    from mirage_nb.models.presets import bundled_model
+    from mirage_nb.models.photo_depth import DEPTH_ANYTHING
+    from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, bundled_model
     from mirage_nb.models.wan import WAN, is_wan_folder
 
-    if name in WAN_NAMES:
-        return Choice(WAN, True, _size(size, 32) or SIZE, FRAMES - 1, 4, 20)
-    source = str(name or bundled_model())
+    source = WAN if name in ("wan", "wan2.2") else str(name or bundled_model())
     checks.check_model_folder(source)
     if is_wan_folder(source) or not Path(source).is_dir():  # a name on the hub is taken for Wan's layout
-        return Choice(source, True, _size(size, 32) or SIZE, FRAMES - 1, 4, 20)
-    parts = {part: _config(Path(source), part) for part in ("transformer", "vae")}
-    stride = int(parts["vae"].get("scale_factor_temporal", 4))
-    new = (int(parts["transformer"].get("segment_latent_frames", 9)) - 1) * stride
-    full = parts["transformer"].get("memory_layout") == "wan"
-    patch = parts["transformer"].get("patch_size", [1, 2, 2])[2]
-    multiple = int(parts["vae"].get("scale_factor_spatial", 8)) * int(patch)
-    own = SIZE if full else (128, 128)
-    return Choice(source, False, _size(size, multiple) or own, new, stride, 20 if full else 2)
-
-
-def _config(folder: Path, part: str) -> dict:
+        return Choice(source, True, _size(size, 32) or WAN22_SIZE, WAN22_FRAMES - 1, 4, 20, DEPTH_ANYTHING)
     try:
-        return json.loads((folder / part / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model: {folder / part / 'config.json'} can't be read ({error})") from None
+        network, vae = (
+            json.loads((Path(source) / part / "config.json").read_text()) for part in ("transformer", "vae")
+        )
+        stride, full = vae["scale_factor_temporal"], network["memory_layout"] == "wan"
+        multiple = vae["scale_factor_spatial"] * network["patch_size"][2]
+        new_frames = (network["segment_latent_frames"] - 1) * stride
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model: a config.json in {source} is not one of a MiragePipeline ({error})") from None
+    own = WAN22_SIZE if full else (128, 128)
+    return Choice(source, False, _size(size, multiple) or own, new_frames, stride, 20 if full else 2, None)
 
 
 def _size(text: str | None, multiple: int) -> tuple[int, int] | None:
@@ -83,11 +71,11 @@ def _size(text: str | None, multiple: int) -> tuple[int, int] | None:
 
 
 def choose_masks(name: str | None, classes: str | None = None):
-    """The `mask_estimator` by its name and the classes that it is to mask; None without a name.
+    """The `mask_estimator`, or None without a name.
 
     Args:
         name: of a segmentation model of `transformers`, on the hub or a folder.
-        classes: separated by commas, those of the sky among them; by default the usual ones that it knows.
+        classes: to mask, separated by commas; by default the usual ones that the model knows.
 
     Raises:
         FileNotFoundError, ValueError: see `TransformersSegmentation.from_transformers`; or classes without a model.
@@ -98,14 +86,14 @@ def choose_masks(name: str | None, classes: str | None = None):
         return None
     from mirage_nb.models.segmentation import SKY, TransformersSegmentation
 
+    quiet()
     if classes is None:
         return TransformersSegmentation.from_transformers(name)
-    named = [word.strip() for word in classes.split(",") if word.strip()]
+    named = [word.strip() for word in classes.lower().split(",") if word.strip()]
     if not named:
         raise ValueError(f"masked: no class in {classes!r}; name some, as person,sky")
-    sky = [word for word in named if word.lower() in SKY]
-    moving = [word for word in named if word.lower() not in SKY]
-    return TransformersSegmentation.from_transformers(name, moving, sky)
+    sky = [word for word in named if word in SKY]
+    return TransformersSegmentation.from_transformers(name, [word for word in named if word not in SKY], sky)
 
 
 def load_model(
@@ -115,36 +103,31 @@ def load_model(
     depth_model: str | None = None,
     scale_known: bool = True,
 ):
-    """The pipeline, where it runs best, and a sentence that says where.
+    """The pipeline, on the device where it runs best, and the words for this device.
 
     Args:
         branch, lora: see `MiragePipeline.from_wan`.
-        depth_model: a depth model of `transformers` by name; for Wan, Depth Anything V2 by default.
+        depth_model: name of a depth model of `transformers`, instead of the choice's.
         scale_known: whether the first frame's depth is given, which a relative depth model needs.
 
     Raises:
         FileNotFoundError, ValueError: see `MiragePipeline.from_wan`.
     """
-    from diffusers.utils import logging
-    from transformers.utils import logging as transformers_logging
-
+    from mirage_nb.depth_alignment import NO_SCALE
     from mirage_nb.models.photo_depth import TransformersDepth
-    from mirage_nb.models.wan import place
+    from mirage_nb.models.wan import move_to_best_device
     from mirage_nb.pipeline import MiragePipeline
-    from mirage_nb.stitching import NO_SCALE
 
-    for quiet in (logging, transformers_logging):
-        quiet.set_verbosity_error()
-        quiet.disable_progress_bar()
+    quiet()
     if not choice.wan and (branch is not None or lora is not None):
         raise ValueError("branch: it goes on a Wan model (--model wan2.2, or a folder of its kind); this has its own")
-    estimator = None
-    if depth_model is not None or choice.wan:  # the small model first: what is missing is told at once
-        estimator = TransformersDepth.from_transformers(depth_model or choice.depth_model)
-        if estimator.relative and not scale_known:
+    depth_model, options = depth_model or choice.depth_model, {}
+    if depth_model is not None:  # before the large model, so that its errors come at once
+        options["depth_estimator"] = TransformersDepth.from_transformers(depth_model)
+        if options["depth_estimator"].relative and not scale_known:
             raise ValueError(NO_SCALE)
     if choice.wan:
-        pipe = MiragePipeline.from_wan(choice.source, branch, lora, estimator)
+        pipe = MiragePipeline.from_wan(choice.source, branch, lora, **options)
     else:
-        pipe = MiragePipeline.from_pretrained(choice.source, **({"depth_estimator": estimator} if estimator else {}))
-    return pipe, place(pipe)
+        pipe = MiragePipeline.from_pretrained(choice.source, **options)
+    return pipe, move_to_best_device(pipe)

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import torch
+import transformers
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from mirage_nb.models.vae import as_uint8
+
 DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
-# Families whose every checkpoint predicts metres. Depth Anything's configuration tells it itself.
+# Families that always predict metres. Depth Anything says in its configuration what it predicts.
 METRIC = ("zoedepth", "depth_pro", "glpn", "prompt_depth_anything", "metric3d")
 
 
 class TransformersDepth(ModelMixin, ConfigMixin):
     """A depth model by name (paper: Depth Anything 3; here what `transformers` has, by default Depth Anything V2).
 
-    A metric model predicts z-depth in metres. A relative one predicts inverse depth up to a scale and a shift, which
-    `alignment.align_depth` finds where the memory, or a given depth, says what is known.
+    A metric model predicts z-depth in metres. A relative one predicts inverse depth up to a scale and a shift;
+    `depth_alignment.align_depth` finds both from the memory or a given depth.
 
     Args:
         model_config: the model's configuration as a dictionary, `model_type` included.
         processor_config: the image processor's, `image_processor_type` included.
         metric: whether the model predicts metres.
-        name: where it came from, for messages.
+        name: of the model, for messages.
     """
 
     @register_to_config
     def __init__(self, model_config: dict, processor_config: dict, metric: bool, name: str = "") -> None:
         super().__init__()
-        import transformers
-
-        options = {k: v for k, v in model_config.items() if k != "model_type"}
+        options = {key: value for key, value in model_config.items() if key != "model_type"}
         config = transformers.AutoConfig.for_model(model_config["model_type"], **options)
         self.model = transformers.AutoModelForDepthEstimation.from_config(config)
         self.processor = getattr(transformers, processor_config["image_processor_type"]).from_dict(processor_config)
@@ -42,23 +43,20 @@ class TransformersDepth(ModelMixin, ConfigMixin):
         """Load a depth model by its name on the hub, or from a folder.
 
         Args:
-            metric: whether it predicts metres, where its configuration does not say.
+            metric: whether it predicts metres, for a model whose configuration does not say.
 
         Raises:
             FileNotFoundError: it is not there, or the hub can't be reached.
             ValueError: it is no depth model.
         """
-        import transformers
-
         name = str(name)
         try:
             model = transformers.AutoModelForDepthEstimation.from_pretrained(name, use_safetensors=True, dtype=dtype)
             processor = transformers.AutoImageProcessor.from_pretrained(name)
-        except OSError as error:
+        except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"depth: {name} can't be loaded ({reason})") from None
-        except (ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
+            if isinstance(error, OSError):
+                raise FileNotFoundError(f"depth: {name} can't be loaded ({reason})") from None
             raise ValueError(f"depth: {name} is no depth model of transformers ({reason})") from None
         if metric is None:
             kind = getattr(model.config, "depth_estimation_type", None)
@@ -71,23 +69,23 @@ class TransformersDepth(ModelMixin, ConfigMixin):
 
     @property
     def relative(self) -> bool:
-        """Whether predictions are inverse depth that waits for its scale and shift."""
+        """Whether predictions are inverse depth, without scale and shift."""
         return not self.config.metric
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(N, H, W) as the model says it, of pixels (N, 3, H, W) in [-1, 1]."""
-        size = tuple(pixels.shape[2:])
-        images = [frame for frame in ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().cpu().numpy()]
-        inputs = self.processor(images=images, return_tensors="pt", input_data_format="channels_first")
+        """The model's own prediction (N, H, W) for pixels (N, 3, H, W) in [-1, 1]."""
+        images = list(as_uint8(pixels).cpu().numpy())
+        inputs = self.processor(images=images, return_tensors="pt", input_data_format="channels_last")
         outputs = self.model(inputs["pixel_values"].to(pixels.device, self.dtype))
-        found = self.processor.post_process_depth_estimation(outputs, target_sizes=[size] * len(images))
+        sizes = [tuple(pixels.shape[2:])] * len(images)
+        found = self.processor.post_process_depth_estimation(outputs, target_sizes=sizes)
         return torch.stack([each["predicted_depth"].float() for each in found])
 
     @torch.no_grad()
     def predict(self, pixels: Tensor, intrinsics: Tensor) -> Tensor:
         """Depth (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1], frame by frame.
 
-        Metres for a metric model; inverse depth up to scale and shift where `relative`. `intrinsics` (N, 4) are part of
+        Metres for a metric model; inverse depth up to scale and shift if `relative`. `intrinsics` (N, 4) are part of
         the contract; these models see only pixels.
         """
         with torch.autocast(pixels.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Named sizes: `tiny`, the bundled model, and `micro`, a few thousand parameters for tests."""
+"""Named sizes: `tiny` (the bundled model), `micro` (for tests, a few thousand parameters), and `WAN22_*`, full size."""
 
 from __future__ import annotations
 
@@ -11,17 +11,38 @@ from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.vae import build_vae
 
-
-def bundled_model() -> Path:
-    """Where the trained model lies that comes with the project."""
-    return Path(__file__).resolve().parents[2] / "data" / "mirage-tiny"
-
-
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,
     ffn_dim=1024, num_layers=6, vace_layers=(0, 2, 4), vace_in_channels=control_channels(16), memory_layout="mirage",
     memory_prior=True, prior_width=96, segment_latent_frames=5,
 )  # fmt: skip
+MICRO_TRANSFORMER = dict(
+    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=None, freq_dim=16, ffn_dim=32,
+    num_layers=2, vace_layers=(0,), vace_in_channels=control_channels(4), memory_layout="mirage",
+    segment_latent_frames=3,
+)  # fmt: skip
+
+# Wan2.2-TI2V-5B as the hub configures it, for diffusers' classes. The latents' statistics are left at 0 and 1.
+WAN22_SIZE = (704, 1280)  # height and width of its pictures (paper)
+WAN22_FRAMES = 33  # pixel frames of a segment (paper)
+WAN22_TRANSFORMER = dict(
+    patch_size=(1, 2, 2), num_attention_heads=24, attention_head_dim=128, in_channels=48, out_channels=48,
+    text_dim=4096, freq_dim=256, ffn_dim=14336, num_layers=30, cross_attn_norm=True, eps=1e-6, rope_max_seq_len=1024,
+)  # fmt: skip
+WAN22_VAE = dict(
+    base_dim=160, decoder_base_dim=256, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2, is_residual=True,
+    in_channels=12, out_channels=12, patch_size=2, temperal_downsample=[False, True, True],
+    scale_factor_temporal=4, scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48,
+)  # fmt: skip
+WAN22_TEXT_ENCODER = dict(
+    vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)  # fmt: skip
+
+
+def bundled_model() -> Path:
+    """The folder of the trained model that comes with the project."""
+    return Path(__file__).resolve().parents[2] / "data" / "mirage-tiny"
 
 
 def build_scheduler(flow_shift: float = 3.0):
@@ -32,8 +53,7 @@ def build_scheduler(flow_shift: float = 3.0):
 
 
 def build_tiny(seed: int = 0, **changes) -> dict:
-    """The untrained parts of mirage-tiny by their names in the pipeline, with
-    `changes` to the transformer's configuration."""
+    """The untrained components of mirage-tiny, with `changes` to the transformer's configuration."""
     torch.manual_seed(seed)
     return dict(
         vae=build_vae(), transformer=MirageTransformer3DModel(**TINY_TRANSFORMER | changes),
@@ -42,17 +62,17 @@ def build_tiny(seed: int = 0, **changes) -> dict:
 
 
 def build_micro(seed: int = 0, temporal: bool = False, **changes) -> dict:
-    """The same classes with a few thousand random parameters; with `temporal`, a VAE of temporal stride 4. `changes` to
-    the transformer's configuration."""
+    """The components of a pipeline with a few thousand random parameters.
+
+    Args:
+        seed: of the weights.
+        temporal: give the VAE a temporal stride of 4.
+        changes: to the transformer's configuration.
+    """
     torch.manual_seed(seed)
     times = dict(temperal_downsample=[True, True], scale_factor_temporal=4) if temporal else {}
     vae = build_vae(base_dim=4, decoder_base_dim=4, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **times)
-    small = dict(
-        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=None, freq_dim=16,
-        ffn_dim=32, num_layers=2, vace_layers=(0,), vace_in_channels=control_channels(4),
-        memory_layout="mirage", segment_latent_frames=3,
-    )  # fmt: skip
-    transformer = MirageTransformer3DModel(**small | changes)
+    transformer = MirageTransformer3DModel(**MICRO_TRANSFORMER | changes)
     torch.nn.init.normal_(transformer.vace_blocks[0].proj_out.weight, std=0.2)  # so that the memory shows in the output
     depth = MirageDepthModel(widths=(8, 8, 8), blocks=1, attention_layers=1)
     return dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)

@@ -14,7 +14,7 @@ MAX_TOKENS = 512  # Wan's context length
 
 
 def check_prompt(pipe, prompt: str | None, negative_prompt: str | None, guidance_scale: float) -> None:
-    """Raise ValueError where a prompt can't be read; warn where it would be ignored."""
+    """Raise ValueError if a prompt can't be read; warn if it would be ignored."""
     reads_text = pipe.transformer.config.text_dim is not None
     if reads_text and (pipe.text_encoder is None or pipe.tokenizer is None):
         raise ValueError("prompt: this transformer needs text, and the pipeline has no text encoder and tokenizer")
@@ -31,58 +31,50 @@ def check_prompt(pipe, prompt: str | None, negative_prompt: str | None, guidance
 
 
 def check_guidance(scale: float) -> None:
-    """Raise ValueError where it is no number of at least 1."""
+    """Raise ValueError unless the scale is a number of at least 1."""
     if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 1:
         raise ValueError(f"guidance_scale: expected a number of at least 1 (no guidance), got {scale!r}")
-
-
-def clean(prompt: str) -> str:
-    """As in Wan's pipelines, which need ftfy for it: mended, HTML's entities resolved, spaces single."""
-    try:
-        from ftfy import fix_text
-    except ImportError:  # only broken encodings would differ
-        fix_text = str
-    return " ".join(html.unescape(html.unescape(fix_text(prompt))).split())
 
 
 def encode_prompt(pipe, prompt: str | None) -> Tensor | None:
     """(1, 512, text_dim) as Wan's pipelines make it: UMT5, padded with zeros; None for a model without text."""
     if pipe.transformer.config.text_dim is None:
         return None
+    try:
+        from ftfy import fix_text  # Wan's pipelines need it to repair broken encodings
+    except ImportError:
+        fix_text = str
+    prompt = " ".join(html.unescape(html.unescape(fix_text(prompt or ""))).split())
     tokens = pipe.tokenizer(
-        [clean(prompt or "")], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        [prompt], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).to(pipe._execution_device)
-    states = pipe.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    states = pipe.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state  # (1, 512, text_dim)
     return torch.where(tokens.attention_mask[..., None].bool(), states, 0).to(pipe.transformer.dtype)
 
 
 def guided(pipe, negative_prompt: str | None, scale: float) -> SimpleNamespace:
-    """The pipeline's models, the transformer with guidance."""
-    negative = encode_prompt(pipe, negative_prompt)
-    replaced = {"transformer": Guided(pipe.transformer, negative, scale), "mask_estimator": pipe.mask_estimator}
-    return SimpleNamespace(**pipe.components | replaced)
+    """The pipeline's models with a `GuidedTransformer`."""
+    transformer = GuidedTransformer(pipe.transformer, encode_prompt(pipe, negative_prompt), scale)
+    return SimpleNamespace(**pipe.components | {"transformer": transformer, "mask_estimator": pipe.mask_estimator})
 
 
-class Guided:
-    """A transformer with classifier-free guidance: the prediction is pushed away from the negative prompt's.
+class GuidedTransformer:
+    """A transformer with classifier-free guidance. A call costs two calls of the transformer.
 
     Args:
         transformer: `MirageTransformer3DModel`.
-        negative: (1, L, text_dim) embeddings of the negative prompt.
-        scale: of the difference; 1 leaves the prediction as it is.
+        negative_embeds: (1, L, text_dim) embeddings of the negative prompt.
+        scale: how far the prediction moves away from that of the negative prompt; 1 leaves it unchanged.
     """
 
-    def __init__(self, transformer, negative: Tensor, scale: float) -> None:
-        self.transformer, self.negative, self.scale = transformer, negative, scale
+    def __init__(self, transformer, negative_embeds: Tensor, scale: float) -> None:
+        self.transformer, self.negative_embeds, self.scale = transformer, negative_embeds, scale
+        self.config, self.autocast = transformer.config, transformer.autocast
 
-    def __getattr__(self, name: str):
-        return getattr(self.transformer, name)
-
-    def __call__(self, hidden_states: Tensor, timestep: Tensor, control: Tensor, encoder_hidden_states=None, **options):
-        """As the transformer's, at twice the cost."""
-        wanted = self.transformer(
-            hidden_states, timestep, control, encoder_hidden_states=encoder_hidden_states, **options
-        ).sample
-        negative = self.negative.expand(len(hidden_states), -1, -1)
-        other = self.transformer(hidden_states, timestep, control, encoder_hidden_states=negative, **options).sample
-        return SimpleNamespace(sample=other + self.scale * (wanted - other))
+    def __call__(self, hidden_states, timestep, control, encoder_hidden_states, **options) -> SimpleNamespace:
+        """Takes and returns what the transformer does."""
+        call = dict(hidden_states=hidden_states, timestep=timestep, control=control, **options)
+        wanted = self.transformer(encoder_hidden_states=encoder_hidden_states, **call).sample
+        negative = self.negative_embeds.expand(len(hidden_states), -1, -1)
+        unwanted = self.transformer(encoder_hidden_states=negative, **call).sample
+        return SimpleNamespace(sample=unwanted + self.scale * (wanted - unwanted))

@@ -1,34 +1,32 @@
-"""`mirage-nb generate --model FOLDER` and `mirage-nb doctor`, on a Wan2.2-style folder that the test writes."""
+"""The models of the command line: by name, and `mirage-nb generate` with a Wan2.2-style folder that the test writes."""
 
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import ExifTags, Image
 from safetensors.torch import save_file
 from tiny_wan import official_branch, official_lora, write_depth, write_wan
 from typer.testing import CliRunner
 
-from mirage_nb.cli import app, doctor
+from mirage_nb.cli import app
 from mirage_nb.cli.models import choose_model
 from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.memory.grid import LatentGrid
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    write_wan(folder / "wan")
-    write_depth(folder / "depth")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    write_wan(path / "wan")
+    write_depth(path / "depth")
     y, x = np.mgrid[:80, :140]
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
-    Image.fromarray(np.stack([x, 2 * y, 255 - x], -1).astype(np.uint8)).save(folder / "photo.jpg", exif=exif)
-    return folder
+    Image.fromarray(np.stack([x, 2 * y, 255 - x], -1).astype(np.uint8)).save(path / "photo.jpg", exif=exif)
+    return path
 
 
 def run(*args) -> tuple[int, str]:
@@ -36,14 +34,14 @@ def run(*args) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def generate(place, out, *more, photo="photo.jpg"):
+def generate(folder, out, *more, photo="photo.jpg"):
     return run(
-        "generate", place / photo, "--model", place / "wan", "--depth-model", place / "depth", "--size", "96x64",
+        "generate", folder / photo, "--model", folder / "wan", "--depth-model", folder / "depth", "--size", "96x64",
         "--steps", 1, "--out", out, *more,
     )  # fmt: skip
 
 
-def test_depth_without_a_scale_is_told_before_the_large_model_is_loaded(place, tmp_path, monkeypatch):
+def test_depth_without_a_scale_is_told_before_the_large_model_is_loaded(folder, tmp_path, monkeypatch):
     from mirage_nb import MiragePipeline
 
     def from_wan(*_, **__):
@@ -51,19 +49,19 @@ def test_depth_without_a_scale_is_told_before_the_large_model_is_loaded(place, t
 
     monkeypatch.setattr(MiragePipeline, "from_wan", from_wan)
     write_depth(tmp_path / "relative", "relative")
-    code, text = generate(place, tmp_path / "out", "--prompt", "a room", "--depth-model", tmp_path / "relative")
+    code, text = generate(folder, tmp_path / "out", "--prompt", "a room", "--depth-model", tmp_path / "relative")
     assert code == 2 and "relative depth can't be aligned" in text and text.count("error:") == 1, text
 
 
-def test_a_photo_walks_with_a_wan_folder(place, tmp_path):
+def test_a_photo_walks_with_a_wan_folder(folder, tmp_path):
     """From the photo to the video, the memory and data for a splat; two segments of 33 frames that share one."""
     code, text = generate(
-        place, tmp_path, "--prompt", "a room with red chairs", "--path", "orbit_left", "--segments", 2,
+        folder, tmp_path, "--prompt", "a room with red chairs", "--path", "orbit_left", "--segments", 2,
         "--export", "nerfstudio,colmap",
     )  # fmt: skip
     assert code == 0, text
     assert "fit the memory's, off by" in text
-    assert "EXIF: 28 mm" in text and "running on the" in text and str(place / "depth") in text
+    assert "EXIF: 28 mm" in text and "running on the" in text and str(folder / "depth") in text
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["segments"]) == 2 and report["memory"]["tokens"] > 0
     assert report["memory"]["tokens"] == len(LatentGrid.load(tmp_path / "memory.safetensors"))
@@ -81,14 +79,14 @@ def test_a_photo_walks_with_a_wan_folder(place, tmp_path):
     )
 
 
-def test_a_trained_branch_changes_the_walk(place, tmp_path):
+def test_a_trained_branch_changes_the_walk(folder, tmp_path):
     save_file(official_branch(), tmp_path / "branch.safetensors")
     save_file(official_lora(), tmp_path / "lora.safetensors")
     frames = []
     for more in ([], ["--branch", tmp_path / "branch.safetensors", "--lora", tmp_path / "lora.safetensors"]):
         out = tmp_path / f"out{len(more)}"
         code, text = generate(
-            place, out, "--frames", 9, "--path", "push_in", "--guidance", 2, "--negative-prompt", "s", *more
+            folder, out, "--frames", 9, "--path", "push_in", "--guidance", 2, "--negative-prompt", "s", *more
         )
         assert code == 0, text
         frames.append(np.array(Image.open(out / "contact.png")))
@@ -116,16 +114,16 @@ def test_models_by_name():
         (["--guidance", "0.5"], "guidance_scale: expected"),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments, words, place, tmp_path):
-    code, text = generate(place, tmp_path / "out", "--frames", 9, "--path", "push_in", *arguments)
+def test_bad_input_is_one_clear_line(arguments, words, folder, tmp_path):
+    code, text = generate(folder, tmp_path / "out", "--frames", 9, "--path", "push_in", *arguments)
     assert code == 2 and words in text.replace("\n", " ") and "Traceback" not in text, text
     assert len([line for line in text.splitlines() if line.startswith("error:")]) == 1
 
 
-def test_a_model_without_a_text_encoder_and_one_without_weights(place, tmp_path):
+def test_a_model_without_a_text_encoder_and_one_without_weights(folder, tmp_path):
     write_wan(tmp_path / "wan", text=False)
     write_depth(tmp_path / "depth")
-    (tmp_path / "photo.jpg").write_bytes((place / "photo.jpg").read_bytes())
+    (tmp_path / "photo.jpg").write_bytes((folder / "photo.jpg").read_bytes())
     code, text = generate(tmp_path, tmp_path / "out", "--frames", 9)
     assert code == 2 and "has no text_encoder and no tokenizer" in text
     for file in (tmp_path / "wan" / "vae").glob("*.safetensors"):
@@ -134,53 +132,3 @@ def test_a_model_without_a_text_encoder_and_one_without_weights(place, tmp_path)
     assert code == 2 and "vae has no weights" in text
     code, text = run("doctor", "--model", tmp_path / "wan")
     assert code == 1 and "vae has no weights" in text and "fetch that part again" in text
-
-
-# --------------------------------------------------------------------------------------------------------------- doctor
-
-
-def test_doctor_looks_at_everything_and_loads_nothing(place):
-    findings = {finding.name: finding for finding in doctor.examine(str(place / "wan"))}
-    assert {"software", "GPU", "main memory", "bundled model", "video", "open3d", "wan2.2 weights"} < set(findings)
-    assert findings["wan2.2 weights"].ok and findings["bundled model"].ok and findings["software"].ok
-    assert torch.__version__ in findings["software"].says
-
-
-def test_doctor_tells_what_is_missing_and_how_big_it_is(monkeypatch):
-    monkeypatch.setattr(doctor, "_cached", lambda name, file: None)
-    weights = doctor._weights(None)
-    assert weights.ok is None and "hf download" in weights.do
-    for part, size in (("transformer", 9.3), ("text_encoder", 10.6), ("vae", 2.6)):
-        assert f"{part} {size} GiB" in weights.says, "from the shapes, 2 bytes each, 4 for the VAE"
-    assert "0.1 GiB" in doctor._depth().do
-
-
-@pytest.mark.parametrize(
-    "gpu, main, words",
-    [
-        (80, 128, "everything fits"), (24, 64, "enable_model_cpu_offload"), (12, 64, "block by block"),
-        (6, 64, "too small"), (80, 16, "quantise"),
-    ],
-)  # fmt: skip
-def test_doctor_plans_the_memory(gpu, main, words):
-    (finding,) = doctor._plan(gpu << 30, main << 30)
-    assert words in finding.do
-    assert finding.ok is (True if gpu >= 12 and main > 32 else None)
-
-
-def test_doctor_names_the_packages_that_open3d_lacks(monkeypatch):
-    failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nOSError: libGL.so.1: cannot open")
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: failed)
-    monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: None if name == "GL" else f"lib{name}.so")
-    finding = doctor._open3d()
-    assert finding.ok is False and finding.do == "apt-get install libgl1" and "libGL.so.1" in finding.says
-
-
-def test_doctor_is_wrong_only_about_what_is_wrong(capsys):
-    good, later, bad = (
-        doctor.Finding("a", True, "x"),
-        doctor.Finding("b", None, "y"),
-        doctor.Finding("c", False, "z", "do"),
-    )
-    assert doctor.print_findings([good, later]) and not doctor.print_findings([good, bad])
-    assert "no  c: z" in capsys.readouterr().out

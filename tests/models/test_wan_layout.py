@@ -1,4 +1,4 @@
-"""The paper's layout: what the full-size transformer is fed, and the full-size shapes without their memory."""
+"""The paper's layout: the inputs of the transformer over a walk of three segments."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIZE = (64, 96)
 def pipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wan")
     write_wan(folder)
-    pipe = MiragePipeline.from_wan(folder, torch_dtype=torch.float32)
-    pipe.register_to_config(references=4, preceding=2)  # as with a branch that was trained with them
+    parts = MiragePipeline.from_wan(folder, torch_dtype=torch.float32).components
+    pipe = MiragePipeline(**parts, autocast=False, references=4, preceding=2)  # as with a trained branch
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -49,7 +49,7 @@ def fed(pipe):
     picture = torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     made = pipe(
         picture, "a room", c2w=camera_path("there_and_back:pan_left", 97), depth=torch.full((97, *SIZE), 2.0),
-        num_inference_steps=1, seed=5, output_type="uint8",
+        num_inference_steps=1, generator=5, output_type="uint8",
     )  # fmt: skip
     patch.undo()
     return calls, encoded, made
@@ -68,8 +68,8 @@ def test_segments_of_nine_latent_frames_with_references_before_and_preceding_aft
         assert [i for i, t in enumerate(call["timestep"][0]) if t == 0] == clean
         assert call["control"].shape[2] == 9 + 2, "the branch sees what precedes, and no references"
     for segment, r in ((1, references[1]), (2, references[2])):
-        beside = calls[segment]["x"][0, :, r + 9 :].transpose(0, 1)
-        torch.testing.assert_close(beside, made.latents[8 * segment - 2 : 8 * segment])
+        context = calls[segment]["x"][0, :, r + 9 :].transpose(0, 1)
+        torch.testing.assert_close(context, made.latents[8 * segment - 2 : 8 * segment])
 
 
 def test_the_constant_is_encoded_once_and_fed_to_every_segment(pipe, fed):
@@ -85,19 +85,3 @@ def test_unseen_cells_are_zero_in_the_readout_half(fed):
     first = fed[0][0]["control"][0, :6]
     seen = first.abs().sum(0) > 0
     assert seen[0].any() and not seen.all(), "the image was written, and the camera turns away from it"
-
-
-def test_the_full_size_layout_without_its_memory():
-    """Wan2.2-TI2V-5B's own count of parameters, and the branch's shapes; nothing is allocated."""
-    from mirage_nb.models.full_size import BACKBONE, full_size_parts
-
-    parts = full_size_parts()
-    transformer = parts["transformer"]
-    assert all(p.is_meta for part in parts.values() for p in part.parameters())
-    branch = sum(p.numel() for name, p in transformer.named_parameters() if name.startswith("vace_"))
-    assert sum(p.numel() for p in transformer.parameters()) - branch == 4_999_787_712, "as the hub counts it"
-    assert len(transformer.vace_blocks) == 15 and tuple(transformer.config.vace_layers) == tuple(range(0, 30, 2))
-    assert transformer.vace_patch_embedding.weight.shape == (3072, 96, 1, 2, 2)
-    assert transformer.vace_blocks[3].ffn.net[0].proj.weight.shape == (BACKBONE["ffn_dim"], 3072)
-    assert parts["text_encoder"].config.d_model == transformer.config.text_dim
-    assert parts["vae"].config.z_dim == 48 and parts["vae"].config.scale_factor_spatial == 16
