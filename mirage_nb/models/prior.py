@@ -1,9 +1,9 @@
-"""What the memory alone says of the latents to be made, so that the transformer need only learn the rest.
+"""The learnt prior: what the memory alone says about the latents, so that the transformer learns only the rest.
 
-A latent describes its own cell of 8 x 8 pixels. Seen from elsewhere it lands between cells, and is no longer what the
-VAE would give there: at a quarter of a cell off, the squared error is 0.35 of the latents' variance. A small
-convolutional network that looks at a cell with its neighbours, and at where each token landed, knows better: it
-resamples the latents, and tells how sure it is.
+A latent describes its own cell of 8 x 8 pixels. Seen from another camera it lands between cells, and is no longer what
+the VAE would give there: a quarter of a cell off, the squared error is 0.35 of the latents' variance. A small
+convolutional network sees a cell, its neighbours, and where each token landed. It resamples the latents, and says how
+sure it is. Only the transformer's forward uses it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LEAST = 0.05  # the smallest deviation that the prior may claim
-SURE = 0.8  # a cell known better than this, of the latents' own deviation 1, counts as remembered
-MADE = 0.45  # and if what it shows was itself made, only one that is known better than this
+from mirage_nb.models.depth import Residual
+
+MIN_DEVIATION = 0.05  # the smallest deviation that the prior may claim, so that no likelihood is infinite
 
 
 class MemoryPrior(nn.Module):
     """From the control input to a Gaussian for each clean latent.
 
-    It begins as a plain guess: the token itself, with a deviation that grows with its offset (measured on our rooms:
-    0.25 at an offset of 0.05 cells, 0.59 at 0.25, 0.80 at 0.45), and where nothing is seen the latents' own statistics,
-    mean 0 and deviation 1. Training corrects both (`training.prior`).
+    It begins with a plain guess: the token itself, with a deviation that grows with its offset (measured on procedural
+    rooms: 0.25 at an offset of 0.05 cells, 0.59 at 0.25, 0.80 at 0.45); and where nothing is seen the latents' own
+    statistics, mean 0 and deviation 1. Training corrects both.
 
     Args:
         channels: of a latent.
@@ -49,7 +49,7 @@ class MemoryPrior(nn.Module):
             frames = control[:, : c + 4].transpose(1, 2)
             out = self.network(frames.flatten(0, 1).to(self.network[0].weight.dtype)).float()
             shift, scale = out.unflatten(0, frames.shape[:2]).transpose(1, 2).chunk(2, 1)
-            mean, deviation = mean + shift, (deviation * scale.clamp(-3, 3).exp()).clamp(min=LEAST)
+            mean, deviation = mean + shift, (deviation * scale.clamp(-3, 3).exp()).clamp(min=MIN_DEVIATION)
         return mean, deviation
 
 
@@ -58,46 +58,19 @@ def surprise(mean: Tensor, deviation: Tensor, clean: Tensor) -> Tensor:
     return (clean - mean).square() / (2 * deviation.square()) + deviation.log()
 
 
-def remembered(deviation: Tensor, control: Tensor, given: Tensor | None = None) -> Tensor:
-    """Which cells the memory tells, (B, 1, T, h, w) bool: those that it shows, and shows well enough.
-
-    The prior is sure of more, of a plain wall that goes on. But that is a guess, and the mean of all that could be
-    there: seen again and again it would be mist.
-
-    Args:
-        deviation: the prior's, (B, C, T, h, w). control: (B, K, T, h, w), that it was asked with.
-        given: (B, T, h, w) bool, cells that show what was given, not made; by default all.
-    """
-    doubt, seen = deviation.mean(1, keepdim=True), control[:, deviation.shape[1], None] > 0
-    sure = doubt < SURE if given is None else doubt < torch.where(given[:, None], SURE, MADE)
-    return seen & sure
-
-
-class Residual(nn.Module):
-    """Two convolutions of 3 x 3 cells beside an identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(8, width)
-        self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        silu = nn.functional.silu
-        return x + self.conv2(silu(self.conv1(silu(self.norm(x)))))
-
-
 def prior_velocity(noisy: Tensor, timestep: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """What a Gaussian guess of the clean latents says of the flow velocity: its expectation, and the standard
-    deviation that is left. The best estimate from a noisy latent is then linear, and known. The network predicts only
-    the rest, in units of that deviation.
+    """What a Gaussian guess of the clean latents says about the flow velocity: its mean and its standard deviation.
+
+    For a Gaussian the best estimate from a noisy latent is linear. The network predicts only what is left, in units of
+    the deviation.
 
     Args:
         noisy: (B, C, T, h, w), (1 - sigma) * clean + sigma * noise.
         timestep: (B, T), 1000 * sigma.
-        mean, deviation: of the last T' frames, (B, C, T', h, w); of those before them (references) nothing is known.
+        mean, deviation: of the last T' frames, (B, C, T', h, w). References, the frames before them, have no guess.
 
     Returns:
-        expected velocity and deviation, both (B, C, T, h, w).
+        The mean and the deviation of the velocity, both (B, C, T, h, w).
     """
     missing = (0, 0, 0, 0, noisy.shape[2] - mean.shape[2], 0)
     mean, deviation = nn.functional.pad(mean, missing), nn.functional.pad(deviation, missing, value=1.0)

@@ -1,0 +1,3 @@
+from mirage_nb.cli import app
+
+app()
