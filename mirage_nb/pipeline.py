@@ -19,7 +19,7 @@ import mirage_nb
 from mirage_nb import checks
 from mirage_nb.cameras import Cameras
 from mirage_nb.depth_alignment import Fit, fit_report
-from mirage_nb.memory import Memory, make_memory
+from mirage_nb.memory import MEMORIES, Memory, make_memory
 from mirage_nb.models import depth as _depth  # noqa: F401, diffusers loads classes only from modules that are imported
 from mirage_nb.models import text
 from mirage_nb.models import transformer as _transformer  # noqa: F401
@@ -281,6 +281,7 @@ class MiragePipeline(DiffusionPipeline):
         """
         stride, channels = spatial_stride(self.vae), int(self.vae.config.z_dim)
         if isinstance(memory, str):
+            checks.one_of("memory", memory, MEMORIES)
             return make_memory(memory, frame_encoder(self.vae), stride=stride, channels=channels)
         checks.check_memory(memory, stride, channels)
         return memory
