@@ -1,4 +1,4 @@
-"""What the tests of the widgets share: a small world, and the check that a widget shows a picture without a browser."""
+"""What the tests of the widgets share: a small scene, and the check that a widget shows a picture without a browser."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import io
 import numpy as np
 import torch
 from PIL import Image
+from scenes import camera, room_views
 
 from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.paths import camera_path
-from tests.scenes import camera, room_views
 
 SIZE = (32, 48)
 VIEW = "application/vnd.jupyter.widget-view+json"

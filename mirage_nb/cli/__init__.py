@@ -124,7 +124,8 @@ def _save_walk(out: Path, scene, result, name: str) -> dict:
     import torch
 
     from mirage_nb import evaluation as ev
-    from mirage_nb.viz.video import contact_sheet, latent_colours, side_by_side, token_colours, write_mp4, write_png
+    from mirage_nb.viz.colours import latent_colours, token_colours
+    from mirage_nb.viz.video import contact_sheet, side_by_side, write_mp4, write_png
 
     report, frames = dict(result.report), result.frames
     videos = {"truth": scene.truth[: len(frames)]} if scene.truth is not None else {}

@@ -1,65 +1,47 @@
-"""What one looks at in a notebook.
+"""What one looks at and plays with in a notebook: `from mirage_nb import viz`.
 
-Everything comes twice, moving or interactive for JupyterLab and as a still picture for pages that run no scripts. The
-colours are those of `video.COLOURS`.
+Pictures are PIL images; every widget also brings a still picture, for pages that run no kernel. The names below are
+loaded at first use, since plotly, matplotlib and ipywidgets are heavy.
 """
 
-from mirage_nb.viz.base import drawn
-from mirage_nb.viz.cloud import memory_cloud, memory_picture, show_cloud
-from mirage_nb.viz.grids import channel_sheet, level_picture, number_grids, policy_picture, voxel_slice
-from mirage_nb.viz.rollouts import (
-    ghost_plan,
-    holes,
-    lines,
-    memory_step,
-    pictures,
-    plan_picture,
-    segment_sheet,
-    shown,
-    tinted,
-)
-from mirage_nb.viz.stages import (
-    board,
-    chart,
-    cloud_view,
-    heat,
-    open_viewer,
-    plan_view,
-    readout_cells,
-    ringed,
-    yes_no,
-)
-from mirage_nb.viz.videos import first_last, psnr_curve, show_videos
+from __future__ import annotations
 
-__all__ = [
-    "board",
-    "channel_sheet",
-    "chart",
-    "cloud_view",
-    "drawn",
-    "first_last",
-    "ghost_plan",
-    "heat",
-    "holes",
-    "level_picture",
-    "lines",
-    "memory_cloud",
-    "memory_picture",
-    "memory_step",
-    "number_grids",
-    "open_viewer",
-    "pictures",
-    "plan_picture",
-    "plan_view",
-    "policy_picture",
-    "psnr_curve",
-    "readout_cells",
-    "ringed",
-    "segment_sheet",
-    "show_cloud",
-    "show_videos",
-    "shown",
-    "tinted",
-    "voxel_slice",
-    "yes_no",
-]
+from importlib import import_module
+from typing import Any
+
+_NAMES_OF = {
+    "base": ("COLOURS", "drawn", "title_of"),
+    "colours": (
+        "heat", "holes", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
+        "yes_no",
+    ),
+    "figures": (
+        "channel_sheet", "first_last", "level_picture", "lines", "number_grids", "pictures", "segment_bars",
+        "segment_sheet",
+    ),
+    "notebook": ("check", "record"),
+    "space": (
+        "board", "cloud_view", "ghost_plan", "open_viewer", "plan_view", "show_cloud", "voxel_slice",
+    ),
+    "video": ("contact_sheet", "show_videos", "side_by_side", "write_mp4", "write_png"),
+    "widgets.compare": ("compare",),
+    "widgets.live": ("live",),
+    "widgets.memory_viewer": ("MemoryViewer",),
+    "widgets.path_editor": ("PathEditor",),
+    "widgets.steps": ("measure_steps", "steps_curve"),
+    "widgets.walk": ("Walk",),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

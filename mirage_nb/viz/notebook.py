@@ -1,4 +1,4 @@
-"""What a notebook says to those that run it: the values it measured, and whether an exercise is solved.
+"""What a notebook tells its reader: the values it measured, and whether an exercise is solved.
 
 Both are shown to the reader, and kept in the cell's output under a MIME type of ours, where the tests find them.
 """
@@ -11,7 +11,7 @@ from math import isfinite
 
 RECORD = "application/vnd.mirage.record+json"
 CHECK = "application/vnd.mirage.check+json"
-GREEN, ORANGE = "#009e73", "#d55e00"  # video.COLOURS, without importing torch
+GREEN, ORANGE = "#009e73", "#d55e00"  # of base.COLOURS, without loading matplotlib
 
 
 def record(name: str, value: float, unit: str = "", digits: int = 2) -> None:

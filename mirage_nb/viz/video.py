@@ -1,50 +1,29 @@
-"""What one watches: MP4 files, contact sheets, videos side by side, and the colours of tokens.
+"""What one watches: MP4 files, contact sheets, and videos side by side.
 
-Frames are (T, H, W, 3) uint8 everywhere, tensors or arrays. One visual language: `COLOURS` names what is drawn.
+Frames are (T, H, W, 3) uint8 everywhere, tensors or arrays.
 """
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mirage_nb.memory.io import write_aside
-
-# Told apart by colour-blind eyes, too (after Okabe and Ito).
-COLOURS = {
-    "truth": "#3b4252",
-    "camera": "#0072b2",
-    "memory": "#009e73",
-    "latent": "#009e73",
-    "append": "#56b4e9",
-    "rgb": "#cc79a7",
-    "rgb_capped": "#e69f00",
-    "none": "#d55e00",
-    "hole": "#d55e00",
-}
-# What a method is called in pictures.
-TITLES = {
-    "truth": "truth",
-    "latent": "latent memory",
-    "append": "append-only memory",
-    "rgb": "RGB point cloud",
-    "rgb_capped": "RGB, last two chunks",
-    "none": "no memory",
-}
-INK, PAPER, QUIET = "#22262e", "#ffffff", "#7b8494"
+from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, font, title_of
+from mirage_nb.viz.space import board
 
 
-def as_frames(frames: Tensor | np.ndarray, name: str = "frames") -> np.ndarray:
-    """(T, H, W, 3) uint8 as a numpy array, checked.
+def as_array(frames: Tensor | np.ndarray, name: str = "frames") -> np.ndarray:
+    """Frames as a numpy array.
 
     Raises:
-        ValueError: another shape or dtype, or no frame.
+        ValueError: they are not (T, H, W, 3) uint8, or there is none.
     """
     array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not array.size:
@@ -63,7 +42,7 @@ def mp4_bytes(frames: Tensor | np.ndarray, fps: int = 12, quality: int = 17) -> 
     """
     import av
 
-    frames = as_frames(frames)
+    frames = as_array(frames)
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
@@ -78,34 +57,13 @@ def mp4_bytes(frames: Tensor | np.ndarray, fps: int = 12, quality: int = 17) -> 
 
 
 def write_mp4(path: str | Path, frames: Tensor | np.ndarray, fps: int = 12, min_side: int = 256) -> Path:
-    """Write frames as an MP4, aside and renamed; small frames are enlarged by a whole factor to be seen at all.
-
-    Args:
-        min_side: frames are enlarged (Lanczos) until their shorter side has this many pixels.
-    """
+    """Write frames as an MP4, in one step; small frames are enlarged until `min_side` pixels (see `enlarge`)."""
     write_aside(path, mp4_bytes(enlarge(frames, min_side), fps))
     return Path(path)
 
 
-def write_animation(path: str | Path, frames: Tensor | np.ndarray, fps: int = 12) -> Path:
-    """Write frames as an endless GIF or WebP, told by the name's ending: for pages that play no MP4."""
-    pictures = [Image.fromarray(frame) for frame in as_frames(frames)]
-    kind, buffer = Path(path).suffix.lstrip(".").lower(), io.BytesIO()
-    if kind not in ("gif", "webp"):
-        raise ValueError(f"path: expected a name that ends in .gif or .webp, got {Path(path).name}")
-    if kind == "gif":  # one palette for all frames, or still surfaces flicker
-        palette = Image.fromarray(np.concatenate([np.asarray(p) for p in pictures[:: max(1, len(pictures) // 8)]]))
-        palette = palette.quantize(256, Image.Quantize.MEDIANCUT)
-        pictures = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
-    options = {"quality": 80} if kind == "webp" else {"optimize": True}
-    duration = round(1000 / fps)
-    pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:], duration=duration, loop=0, **options)
-    write_aside(path, buffer.getvalue())
-    return Path(path)
-
-
 def write_png(path: str | Path, picture: Image.Image) -> Path:
-    """Write a picture as PNG, aside and renamed."""
+    """Write a picture as PNG, in one step."""
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
     write_aside(path, buffer.getvalue())
@@ -114,7 +72,7 @@ def write_png(path: str | Path, picture: Image.Image) -> Path:
 
 def enlarge(frames: Tensor | np.ndarray, min_side: int) -> np.ndarray:
     """Frames enlarged by the smallest whole factor that makes their shorter side at least `min_side` pixels."""
-    frames = as_frames(frames)
+    frames = as_array(frames)
     height, width = frames.shape[1:3]
     factor = -(-min_side // min(height, width))
     if factor <= 1:
@@ -128,36 +86,31 @@ def spread(total: int, count: int) -> list[int]:
     return sorted({round(i) for i in np.linspace(0, total - 1, min(count, total))})
 
 
-def title_of(name: str) -> str:
-    return TITLES.get(name, name)
-
-
 def contact_sheet(
     videos: Mapping[str, Tensor | np.ndarray], columns: int = 9, title: str = "", tile: int = 128
 ) -> Image.Image:
     """A labelled sheet: a row for each video, a column for each of `columns` frames spread over its length.
 
     Args:
-        videos: name -> (T, H, W, 3) uint8, all of one length and size. Names in `COLOURS` get their colour.
+        videos: name -> (T, H, W, 3) uint8, all of one length and size. Names in `base.COLOURS` get their colour.
         title: a line above, left out if empty.
         tile: height of a frame on the sheet, in pixels.
     """
-    videos = _alike(videos)
+    videos = _of_one_shape(videos)
     length, height, width = next(iter(videos.values())).shape[:3]
     chosen, tile_width = spread(length, columns), round(tile * width / height)
-    small, large = _font(13), _font(16)
-    margin = 14 + max(round(small.getlength(title_of(name))) for name in videos) + 10
+    margin = 14 + max(round(font(13).getlength(title_of(name))) for name in videos) + 10
     top = (30 if title else 6) + 20
     sheet = Image.new("RGB", (margin + len(chosen) * (tile_width + 4) + 6, top + len(videos) * (tile + 4) + 4), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((10, 8), title, INK, large)
+    draw.text((10, 8), title, INK, font(16))
     for column, index in enumerate(chosen):
         middle = margin + column * (tile_width + 4) + tile_width / 2
-        draw.text((middle, top - 5), f"frame {index}" if not column else str(index), QUIET, small, "ms")
+        draw.text((middle, top - 5), f"frame {index}" if not column else str(index), QUIET, font(13), "ms")
     for row, (name, frames) in enumerate(videos.items()):
         y = top + row * (tile + 4)
         draw.rectangle((3, y, 6, y + tile - 1), COLOURS.get(name, QUIET))
-        draw.text((14, y + tile / 2), title_of(name), COLOURS.get(name, INK), small, "lm")
+        draw.text((14, y + tile / 2), title_of(name), COLOURS.get(name, INK), font(13), "lm")
         for column, index in enumerate(chosen):
             picture = Image.fromarray(frames[index]).resize((tile_width, tile), Image.Resampling.LANCZOS)
             sheet.paste(picture, (margin + column * (tile_width + 4), y))
@@ -166,59 +119,32 @@ def contact_sheet(
 
 def stack_sheets(sheets: list[Image.Image]) -> Image.Image:
     """Pictures one below the other."""
-    whole = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 8 for s in sheets) - 8), PAPER)
+    page = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 8 for s in sheets) - 8), PAPER)
     for i, sheet in enumerate(sheets):
-        whole.paste(sheet, (0, sum(s.height + 8 for s in sheets[:i])))
-    return whole
+        page.paste(sheet, (0, sum(s.height + 8 for s in sheets[:i])))
+    return page
 
 
 def side_by_side(videos: Mapping[str, Tensor | np.ndarray], min_side: int = 256) -> np.ndarray:
     """One video (T, H', W', 3) of several, next to each other under their names: they cannot get out of step."""
-    videos = {name: enlarge(frames, min_side) for name, frames in _alike(videos).items()}
-    length, height, width = next(iter(videos.values())).shape[:3]
-    banner, gap = 28, 6
-    page = Image.new("RGB", (len(videos) * (width + gap) - gap, height + banner), PAPER)
-    draw = ImageDraw.Draw(page)
-    for column, name in enumerate(videos):
-        x = column * (width + gap)
-        draw.rectangle((x, banner - 4, x + width - 1, banner - 1), COLOURS.get(name, QUIET))
-        draw.text((x + width / 2, banner - 10), title_of(name), COLOURS.get(name, INK), _font(16), "ms")
-    whole = np.repeat(np.asarray(page)[None], length, 0)
-    for column, frames in enumerate(videos.values()):
-        whole[:, banner:, column * (width + gap) : column * (width + gap) + width] = frames
-    return whole
+    videos = {name: enlarge(frames, min_side) for name, frames in _of_one_shape(videos).items()}
+    pages = ({name: Image.fromarray(f) for name, f in zip(videos, row)} for row in zip(*videos.values()))
+    return np.stack([np.asarray(board(page, columns=len(videos))) for page in pages])
 
 
-def latent_colours(latents: Tensor, frames: Tensor) -> Tensor:
-    """The linear map from a latent to the mean colour of its cell, by least squares: (C + 1, 3), last a constant.
+def show_videos(videos: Mapping[str, Tensor | np.ndarray], fps: int = 12, columns: int = 7) -> None:
+    """Show videos in step: a player, and below it a strip of frames for pages that play no video."""
+    from IPython.display import HTML, display
 
-    Simple and honest: a decoder sees a token's neighbours, which a token in the memory no longer has.
-
-    Args:
-        latents: (N, C, h, w). frames: (N, H, W, 3) uint8, what they decode to.
-    """
-    n, channels, h, w = latents.shape
-    pixels = torch.as_tensor(frames).movedim(-1, 1).float() / 255
-    means = torch.nn.functional.adaptive_avg_pool2d(pixels, (h, w)).permute(0, 2, 3, 1).reshape(-1, 3)
-    rows = latents.float().permute(0, 2, 3, 1).reshape(-1, channels)
-    rows = torch.cat([rows, torch.ones(len(rows), 1)], 1).double()
-    # A little ridge, so that a run too short to tell all channels apart has an answer as well.
-    ridge = 1e-3 * len(rows) * torch.eye(channels + 1, dtype=torch.float64)
-    return torch.linalg.solve(rows.T @ rows + ridge, rows.T @ means.double()).float()
+    data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=23)).decode()
+    source = f'src="data:video/mp4;base64,{data}"'
+    display(HTML(f'<video controls autoplay loop muted playsinline style="max-width:100%" {source}></video>'))
+    display(contact_sheet(videos, columns, tile=104))
 
 
-def token_colours(tokens: Tensor, colours: Tensor) -> Tensor:
-    """(P, 3) uint8 of tokens (P, C) by the map of `latent_colours`."""
-    return ((tokens.float().cpu() @ colours[:-1] + colours[-1]).clamp(0, 1) * 255).round().byte()
-
-
-def _alike(videos: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:
-    arrays = {name: as_frames(frames, name) for name, frames in videos.items()}
+def _of_one_shape(videos: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:
+    arrays = {name: as_array(frames, name) for name, frames in videos.items()}
     if len({a.shape for a in arrays.values()}) != 1:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
         raise ValueError(f"videos: expected one length and size, got {shapes or 'none'}")
     return arrays
-
-
-def _font(size: int):
-    return ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""What all widgets share: how they are shown, with a still picture for pages that run no kernel."""
+"""What all widgets share: a still picture for pages that run no kernel, and how they follow a slider."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
 
 import ipywidgets
-from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mirage_nb.viz.base import drawn
-from mirage_nb.viz.video import COLOURS, QUIET
+from mirage_nb.viz.base import COLOURS, QUIET, drawn
 
-PATIENCE = 0.015  # seconds in which the events that wait in the kernel's queue are gathered into one
+GATHER = 0.015  # seconds in which the events of a dragged slider are gathered into one
 
 
 def png(picture: Image.Image | Figure, fast: bool = False) -> bytes:
@@ -33,43 +31,33 @@ def png(picture: Image.Image | Figure, fast: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def bundle(widget: ipywidgets.DOMWidget, picture: Image.Image | Figure, text: str = "") -> dict:
-    """One output with two faces: the widget where a kernel runs, the picture everywhere else."""
-    return {
-        "application/vnd.jupyter.widget-view+json": {
-            "version_major": 2,
-            "version_minor": 0,
-            "model_id": widget.model_id,
-        },
-        "image/png": base64.b64encode(png(picture)).decode(),
-        "text/plain": text or f"{type(widget).__name__} (a picture here; live in a running notebook)",
-    }
-
-
-def show(widget: ipywidgets.DOMWidget, picture: Image.Image | Figure, text: str = "") -> None:
-    """Display a widget of any kind with the picture that stands for it on pages that run no kernel."""
-    display(bundle(widget, picture, text), raw=True)
-
-
-class Shown(ipywidgets.VBox):
+class WithPicture(ipywidgets.VBox):
     """A column of widgets with a still picture. Put it last in a cell, or `display` it.
 
-    Its root has the CSS class `css`.
+    A notebook shows the widget where a kernel runs and the picture everywhere else. The root has the CSS class `css`.
     """
 
     css = ""
 
     def __init__(self, children=(), **kwargs) -> None:
         super().__init__(children, **kwargs)
-        if self.css:
-            self.add_class(self.css)
+        self.add_class(self.css)
 
     def picture(self) -> Image.Image | Figure:
         """The still picture of its present state."""
         raise NotImplementedError
 
+    def named(self, widget: ipywidgets.DOMWidget, name: str) -> ipywidgets.DOMWidget:
+        """The widget, with the CSS class `CSS-NAME`."""
+        return widget.add_class(f"{self.css}-{name}")
+
     def _repr_mimebundle_(self, **kwargs) -> dict:
-        return bundle(self, self.picture())
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return {
+            "application/vnd.jupyter.widget-view+json": view,
+            "image/png": base64.b64encode(png(self.picture())).decode(),
+            "text/plain": f"{type(self).__name__} (a picture here; live in a running notebook)",
+        }
 
 
 class Latest:
@@ -91,7 +79,7 @@ class Latest:
             return
         if not self._waiting:
             self._waiting = True
-            loop.call_later(PATIENCE, self._run)
+            loop.call_later(GATHER, self._run)
 
     def _run(self) -> None:
         self._waiting = False
@@ -102,11 +90,18 @@ class Status(ipywidgets.HTML):
     """One line of words: what happened (grey), a warning (orange)."""
 
     def say(self, words: str, warning: bool = False) -> None:
+        """Show these words."""
         colour = COLOURS["hole"] if warning else QUIET
         self.value = f'<span style="color:{colour}">{escape(words)}</span>' if words else ""
 
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Run what a press asked for; an event has no cell that could show an error, so this line shows it."""
+        try:
+            action()
+        except Exception as problem:
+            self.say(f"{type(problem).__name__}: {problem}", warning=True)
+
     @property
     def words(self) -> str:
-        from html import unescape
-
+        """The words that are shown."""
         return unescape(self.value.partition(">")[2].rpartition("<")[0])

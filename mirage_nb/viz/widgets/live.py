@@ -8,53 +8,41 @@ import ipywidgets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mirage_nb.viz.widgets.base import Latest, Shown, Status, png
+from mirage_nb.viz.widgets.base import Latest, Status, WithPicture, png
 
 
-class Live(Shown):
+class Live(WithPicture):
     """What `live` makes.
 
     Attributes:
         controls: name -> the slider, dropdown or checkbox.
         image: the `ipywidgets.Image`.
-        draws: how many pictures were drawn so far.
+        still: the picture of the values it began with, for pages that run no kernel.
     """
 
     css = "mirage-live"
 
     def __init__(self, draw: Callable[..., Image.Image | Figure], controls: Mapping[str, ipywidgets.Widget]) -> None:
-        self.controls, self._draw, self.draws = dict(controls), draw, 0
-        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-        self.image.add_class("mirage-live-picture")
+        self.controls, self._draw = dict(controls), draw
+        self.image = self.named(ipywidgets.Image(format="png", layout={"max_width": "100%"}), "picture")
         self.status = Status()
-        super().__init__([*self.controls.values(), self.image, self.status])
-        self._still = self.refresh()  # a mistake in `draw` shows in the cell, not in the widget
-        latest = Latest(self._follow)
-        for control in self.controls.values():
+        rows = [self.named(control, name.replace("_", "-")) for name, control in self.controls.items()]
+        super().__init__([*rows, self.image, self.status])
+        self.still = self._refresh()  # a mistake in `draw` shows in the cell, not in the widget
+        latest = Latest(lambda: self.status.attempt(self._refresh))
+        for control in rows:
             control.observe(latest.call, "value")
 
-    @property
-    def values(self) -> dict:
-        """The present value of each control."""
-        return {name: control.value for name, control in self.controls.items()}
-
-    def refresh(self) -> Image.Image | Figure:
-        """Draw now, with the present values."""
-        picture = self._draw(**self.values)
+    def _refresh(self) -> Image.Image | Figure:
+        """Draw with the present values."""
+        picture = self._draw(**{name: control.value for name, control in self.controls.items()})
         self.image.value = png(picture, fast=True)
-        self.draws += 1
+        self.status.say("")
         return picture
 
-    def _follow(self) -> None:
-        try:
-            self.refresh()
-            self.status.say("")
-        except Exception as problem:  # an event has no cell to show it in
-            self.status.say(f"{type(problem).__name__}: {problem}", warning=True)
-
     def picture(self) -> Image.Image | Figure:
-        """The picture of the values it began with."""
-        return self._still
+        """The still picture."""
+        return self.still
 
 
 def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
@@ -76,26 +64,23 @@ def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
 
 
 def control(name: str, spec) -> ipywidgets.Widget:
-    """The slider, dropdown or checkbox of one argument; its CSS class is `mirage-live-NAME`."""
+    """The slider, dropdown or checkbox of one argument, see `live`."""
     look = {
         "description": name.replace("_", " "),
         "style": {"description_width": "110px"},
         "layout": {"width": "460px", "max_width": "100%"},
     }
     if isinstance(spec, bool):
-        made = ipywidgets.Checkbox(value=spec, **look)
-    elif isinstance(spec, list) and spec:
-        made = ipywidgets.Dropdown(options=spec, value=spec[0], **look)
-    elif isinstance(spec, tuple) and len(spec) in (3, 4) and spec[0] <= spec[2] <= spec[1] and spec[0] < spec[1]:
-        whole = all(isinstance(number, int) for number in spec)
-        lowest, highest, value = spec[:3]
-        step = spec[3] if len(spec) == 4 else 1 if whole else (highest - lowest) / 100
-        kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-        digits = {} if whole else {"readout_format": ".2f" if step < 0.1 else ".1f"}
-        made = kind(min=lowest, max=highest, value=value, step=step, continuous_update=True, **digits, **look)
-    else:
-        raise ValueError(
-            f"{name}: expected (lowest, highest, value[, step]), a list of choices, True or False, got {spec!r}"
-        )
-    made.add_class(f"mirage-live-{name.replace('_', '-')}")
-    return made
+        return ipywidgets.Checkbox(value=spec, **look)
+    if isinstance(spec, list) and spec:
+        return ipywidgets.Dropdown(options=spec, value=spec[0], **look)
+    if isinstance(spec, tuple) and len(spec) in (3, 4) and spec[0] <= spec[2] <= spec[1] and spec[0] < spec[1]:
+        low, high, value = spec[:3]
+        if all(isinstance(number, int) for number in spec):
+            return ipywidgets.IntSlider(value, min=low, max=high, step=spec[3] if len(spec) == 4 else 1, **look)
+        step = spec[3] if len(spec) == 4 else (high - low) / 100
+        digits = ".2f" if step < 0.1 else ".1f"
+        return ipywidgets.FloatSlider(value, min=low, max=high, step=step, readout_format=digits, **look)
+    raise ValueError(
+        f"{name}: expected (lowest, highest, value[, step]), a list of choices, True or False, got {spec!r}"
+    )

@@ -18,15 +18,14 @@ function render({ model, el }) {
   box.className = "mirage-walk-keys";
   box.setAttribute("data-lm-suppress-shortcuts", "true");  // JupyterLab has plans of its own for the arrow keys
   box.setAttribute("role", "application");
-  box.setAttribute("aria-label", "The world: click, then walk with the arrow keys");
+  box.setAttribute("aria-label", "The room: click, then walk with the arrow keys");
   const image = document.createElement("img");
   image.className = "mirage-walk-picture";
   box.appendChild(image);
   let url = null;
   function draw() {
-    const data = model.get("picture");
     const old = url;
-    url = URL.createObjectURL(new Blob([data]));
+    url = URL.createObjectURL(new Blob([model.get("picture")]));
     image.src = url;
     image.dataset.frames = model.get("frames");
     if (old) URL.revokeObjectURL(old);
@@ -56,8 +55,8 @@ _CSS = """
 """
 
 
-class View(anywidget.AnyWidget):
-    """The picture that takes the keys: click it, and it has the keyboard."""
+class KeyboardPicture(anywidget.AnyWidget):
+    """A picture (PNG or WebP bytes) that takes the keys in `listens` and tells the last one in `pressed`."""
 
     _esm, _css = _ESM, _CSS
     picture = traitlets.Bytes().tag(sync=True)

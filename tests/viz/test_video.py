@@ -8,7 +8,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mirage_nb.viz import video
 
@@ -41,17 +40,6 @@ def test_an_odd_size_is_padded_and_a_small_one_enlarged(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]  # nothing is left aside
 
 
-@pytest.mark.parametrize("kind", ["gif", "webp"])
-def test_animations_hold_every_frame(tmp_path, kind: str) -> None:
-    with Image.open(video.write_animation(tmp_path / f"a.{kind}", gradient_frames())) as picture:
-        assert picture.n_frames == 5 and picture.size == (56, 40)
-
-
-def test_an_unknown_animation_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=".gif or .webp"):
-        video.write_animation(tmp_path / "a.avi", gradient_frames())
-
-
 @pytest.mark.parametrize("bad", [torch.zeros(2, 4, 4, 3), torch.zeros(4, 4, 3).byte(), torch.zeros(0, 4, 4, 3).byte()])
 def test_what_is_no_video_is_refused(bad: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="frames: expected"):
@@ -75,22 +63,10 @@ def test_side_by_side_keeps_the_videos_in_step() -> None:
     a = torch.stack([torch.full((16, 16, 3), 20 * i, dtype=torch.uint8) for i in range(3)])
     whole = video.side_by_side({"truth": a, "none": 200 - a}, min_side=32)
     for i, frame in enumerate(whole):
-        assert tuple(frame[-1, 0]) == (20 * i,) * 3 and tuple(frame[-1, -1]) == (200 - 20 * i,) * 3
+        row = frame[frame.shape[0] // 2]
+        assert tuple(row[12]) == (20 * i,) * 3 and (row == 200 - 20 * i).all(-1).sum() >= 32
 
 
 def test_videos_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="one length and size"):
         video.side_by_side({"a": gradient_frames(2), "b": gradient_frames(3)})
-
-
-def test_colours_of_tokens_are_those_of_their_cells() -> None:
-    """Where latents are a linear image of the cells' mean colours, the fit finds the colours again."""
-    generator = torch.Generator().manual_seed(0)
-    means = torch.randint(30, 220, (6, 4, 4, 3), generator=generator).byte()
-    frames = means.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    mix = torch.randn(3, 5, generator=generator)
-    latents = (means.float() / 255 - 0.5) @ mix
-    fit = video.latent_colours(latents.movedim(-1, 1), frames)
-    found = video.token_colours(latents.flatten(0, 2), fit)
-    assert fit.shape == (6, 3)
-    assert (found.int() - means.flatten(0, 2).int()).abs().max() <= 3

@@ -1,4 +1,4 @@
-"""The notebooks as a reader meets them: JupyterLab and the book in a real browser, played with from the keyboard.
+"""The widgets as a reader meets them: JupyterLab in a real browser, played with from the keyboard.
 
 Pictures of the page are kept in build/browser when a test fails.
 """
@@ -6,6 +6,7 @@ Pictures of the page are kept in build/browser when a test fails.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -21,30 +22,32 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mirage_nb.cli.notebooks import ROOT, find_notebooks, tagged
-
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+ROOT = Path(__file__).resolve().parents[3]
 SHOTS = ROOT / "build" / "browser"
-TOKEN = "a-token-of-the-test"
+TOKEN = secrets.token_hex(16)
 PATIENCE = 120_000  # milliseconds until a notebook has run, on a busy machine
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser found, none of {', '.join(NAMES)}")
 
-WIDGETS = """
+PIPE = """
 from diffusers.utils import logging
-from mirage_nb import MiragePipeline, Room
-from mirage_nb.models.presets import bundled_model
-from mirage_nb.viz.widgets import MemoryViewer, Walk
+from mirage_nb import MiragePipeline, Room, viz
+from mirage_nb.models.presets import build_micro
 logging.disable_progress_bar()
-pipe = MiragePipeline.from_pretrained(str(bundled_model()))
+pipe = MiragePipeline(**build_micro())
 pipe.set_progress_bar_config(disable=True)
-walk = Walk(pipe, Room(900007), num_inference_steps=1)
-walk.press("left")
-walk
+room = Room(900007)
 """
-VIEWER = "MemoryViewer(walk.memory, walk.cameras, walk.frames)"
+CELLS = [
+    PIPE,
+    "from PIL import Image\nviz.live(lambda shade: Image.new('RGB', (200, 80), (shade, 0, 0)), shade=(0, 200, 50))",
+    "walk = viz.Walk(pipe, room)\nwalk.press('left')\nwalk",
+    "viz.MemoryViewer(walk.memory, walk.cameras, walk.frames)",
+    "viz.PathEditor(room, walk.memory)",
+]
 # Of an <img>: the bytes it shows. Their address changes even when the picture does not.
 BYTES = "async (image) => btoa(String.fromCharCode(...new Uint8Array(await (await fetch(image.src)).arrayBuffer())))"
 CHANGED = f"async ([image, before]) => image.src && await ({BYTES})(image) !== before"
@@ -142,19 +145,6 @@ def browser():
         opened.close()
 
 
-@pytest.fixture
-def page(browser, request):
-    """A page whose picture is kept when the test fails."""
-    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-    opened.set_default_timeout(PATIENCE)
-    failed = request.session.testsfailed
-    yield opened
-    if request.session.testsfailed > failed:
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        opened.screenshot(path=SHOTS / f"{request.node.name}.png")
-    opened.close()
-
-
 def until(page, condition: str, arg=None) -> None:
     """Wait for a JavaScript function of `arg` to be true; it may be async, which `page.wait_for_function` is not."""
     page.evaluate(
@@ -190,36 +180,42 @@ def wait_for_change(page, image, before: str) -> None:
     assert picture_of(image) != before
 
 
-def test_a_slider_of_notebook_03_moves_the_camera(page, lab: Lab) -> None:
-    (path,) = find_notebooks("03")
-    notebook = nbformat.read(path, as_version=4)
-    (parameters,), (live,) = tagged(notebook, "parameters"), tagged(notebook, "live-camera")
-    assert "fast = False" in parameters.source and "yaw=" in live.source
-    parameters.source = parameters.source.replace("fast = False", "fast = True")
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, lab.folder / path.name)
-    run_all(page, lab, path.name)
+@pytest.fixture(scope="module")
+def notebook(lab: Lab, browser) -> Iterator:
+    """One page with all widgets, run once; its picture is kept when a test fails."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    content = new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata=kernel)
+    nbformat.write(content, lab.folder / "widgets.ipynb")
+    run_all(page, lab, "widgets.ipynb")
+    yield page
+    page.close()
 
+
+@pytest.fixture
+def page(notebook, request):
+    failed = request.session.testsfailed
+    yield notebook
+    if request.session.testsfailed > failed:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        notebook.screenshot(path=SHOTS / f"{request.node.name}.png")
+
+
+def test_a_slider_changes_the_picture(page) -> None:
     image = page.locator(".mirage-live img.mirage-live-picture")
     before = picture_of(image)
-    handle = page.locator(".mirage-live .mirage-live-yaw .noUi-handle")
+    handle = page.locator(".mirage-live .mirage-live-shade .noUi-handle")
     handle.focus()
     handle.press("ArrowRight")
     wait_for_change(page, image, before)
     after = picture_of(image)
-    handle.press("ArrowLeft")  # and back: the same view is the same picture
+    handle.press("ArrowLeft")  # and back: the same values give the same picture
     wait_for_change(page, image, after)
     until(page, f"async ([image, was]) => await ({BYTES})(image) === was", [image.element_handle(), before])
 
 
-def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
-    cells = [new_code_cell(WIDGETS), new_code_cell(VIEWER)]
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), lab.folder / "widgets.ipynb")
-    run_all(page, lab, "widgets.ipynb")
-
+def test_an_arrow_key_walks_and_undo_takes_it_back(page) -> None:
     image = page.locator(".mirage-walk .mirage-walk-keys img.mirage-walk-picture")
     before, frames = picture_of(image), int(image.get_attribute("data-frames"))
     keys = page.locator(".mirage-walk .mirage-walk-keys")
@@ -227,11 +223,13 @@ def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
     keys.press("ArrowLeft")
     until(page, "([image, n]) => Number(image.dataset.frames) > n", [image.element_handle(), frames])
     wait_for_change(page, image, before)
-    new = int(image.get_attribute("data-frames"))
-    assert f"{new} frames" in page.locator(".mirage-walk .mirage-walk-status").inner_text()
-    page.locator(".mirage-walk .mirage-walk-undo").click()
+    status = page.locator(".mirage-walk .mirage-walk-status")
+    status.get_by_text(f"{image.get_attribute('data-frames')} frames").wait_for()
+    page.locator(".mirage-walk button.mirage-walk-undo").click()
     until(page, "([image, n]) => Number(image.dataset.frames) === n", [image.element_handle(), frames])
 
+
+def test_the_memory_is_drawn_and_coloured(page) -> None:
     viewer = page.locator(".mirage-memory-viewer")
     viewer.scroll_into_view_if_needed()
     plot = viewer.locator(".js-plotly-plot")
@@ -245,18 +243,19 @@ def test_walking_one_step_and_asking_the_memory(page, lab: Lab) -> None:
     until(page, f"([plot, before]) => ({colours})(plot) !== before", [plot.element_handle(), before])
 
 
-def test_the_book_opens_from_disk_without_a_network(page, tmp_path: Path) -> None:
-    from mirage_nb.book import build_book
-
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(build_book(tmp_path).as_uri())
-    page.locator(".card", has_text="00 ·").click()
-    plot = page.locator(".plot").first
-    plot.scroll_into_view_if_needed()
-    plot.locator(".main-svg").first.wait_for()
-    page.get_by_role("link", name="→").click()
-    page.locator("nav.side .here", has_text="01 ·").wait_for()
-    outside = [url[:80] for url in asked if not url.startswith(("file:", "data:", "blob:"))]
-    assert outside == [] and errors == []
+def test_a_key_camera_is_chosen_after_adding_moves_and_moved(page) -> None:
+    editor = page.locator(".mirage-path-editor")
+    editor.scroll_into_view_if_needed()
+    status, plan = editor.locator(".mirage-path-editor-status"), editor.locator("img.mirage-path-editor-plan")
+    for count in (17, 33):
+        editor.locator("button.mirage-path-editor-append").click()
+        status.get_by_text(f"{count} frames").wait_for()
+    choice = editor.locator(".mirage-path-editor-key select")
+    until(page, "select => select.options.length === 2", choice.element_handle())
+    choice.select_option("1")
+    before = picture_of(plan)
+    handle = editor.locator(".mirage-path-editor-yaw .noUi-handle")
+    handle.focus()
+    handle.press("ArrowRight")
+    wait_for_change(page, plan, before)
+    assert choice.input_value() == "1"

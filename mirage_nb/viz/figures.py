@@ -1,0 +1,184 @@
+"""Still figures: tables of pictures, curves, numbers, and a segment opened up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from mirage_nb.evaluation import psnr
+from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, small, title_of
+from mirage_nb.viz.colours import heat, holes, tinted, yes_no
+from mirage_nb.viz.space import LEVEL_COLOURS
+
+OTHER_CURVES = ("#0072b2", "#cc79a7", "#56b4e9", "#e69f00", "#7b8494")  # of names that are not in COLOURS
+
+
+def pictures(
+    rows: Mapping[str, Sequence], columns: Sequence[str] = (), size: float = 1.55, note: str = ""
+) -> Image.Image:
+    """A table of pictures: a named row each, with a title a column and a line below.
+
+    Args:
+        rows: name -> pictures (H, W, 3) uint8, as (T, H, W, 3) or a list; rows may be shorter than others.
+        columns: titles.
+        size: inches of a picture's side.
+        note: the line below.
+    """
+    count = max(len(row) for row in rows.values())
+    figure = Figure(figsize=(size * count + 1.3, size * len(rows) + 0.25 + 0.3 * bool(note)), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, row) in zip(axes, rows.items()):
+        for index, axis in enumerate(line):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(color=COLOURS.get(name, QUIET), visible=index < len(row))
+            if index < len(row):
+                axis.imshow(np.asarray(row[index]))
+        title = title_of(name).replace(", ", ",\n")
+        line[0].set_ylabel(title, color=COLOURS.get(name, INK), fontsize=9, rotation=0, ha="right", va="center")
+        line[0].yaxis.set_label_coords(-0.06, 0.5)
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title, color=INK, fontsize=9)
+    if note:
+        figure.supxlabel(note, fontsize=9, color=QUIET)
+    return small(drawn(figure, dpi=84))
+
+
+def first_last(videos: Mapping[str, Tensor]) -> Image.Image:
+    """The first and the last frame of videos (T, H, W, 3) uint8 on a closed path, with the PSNR between them."""
+    values = [psnr(frames[-1], frames[0]).item() for frames in videos.values()]
+    words = ["the same picture" if np.isinf(value) else f"{value:.1f} dB" for value in values]
+    columns = [f"{title_of(name)}: {word}" for name, word in zip(videos, words)]
+    ends = {"first": [frames[0] for frames in videos.values()], "last": [frames[-1] for frames in videos.values()]}
+    return pictures(ends, columns, 2.2)
+
+
+def lines(
+    curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] | None = None,
+    marks: Mapping[float, str] | None = None, size: tuple[float, float] = (8.0, 3.0),
+) -> Image.Image:  # fmt: skip
+    """Named curves over x (by default 0, 1, 2, ...), labelled in their colours, with named vertical marks."""
+    figure = Figure(figsize=size, layout="constrained")
+    axis, others = figure.subplots(), iter(OTHER_CURVES)
+    for name, values in curves.items():
+        y = np.asarray(values, dtype=float)
+        y = np.where(np.isinf(y), np.nan, y)  # a picture that is the truth itself has no finite PSNR
+        style = {"marker": "o", "markersize": 4} if len(y) < 20 else {}
+        colour = COLOURS.get(name) or next(others)
+        axis.plot(np.arange(len(y)) if x is None else x, y, color=colour, linewidth=2, label=title_of(name), **style)
+    for at, text in (marks or {}).items():
+        axis.axvline(at, color=QUIET, linewidth=1, linestyle=":")
+        style = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top", "fontsize": 9}
+        axis.annotate(text, (at, 1), (4, -4), color=QUIET, **style)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color=QUIET, alpha=0.25)
+    axis.legend(frameon=False, labelcolor="linecolor", fontsize=9)
+    return drawn(figure)
+
+
+def channel_sheet(latent: Tensor, columns: int = 8) -> Image.Image:
+    """The channels of one latent frame (C, h, w), each a picture on one scale: blue below 0, red above."""
+    values = latent.detach().float().cpu().numpy()
+    rows, reach = -(-len(values) // columns), float(np.abs(values).max())
+    figure = Figure(figsize=(columns * 1.05, rows * 1.25), layout="constrained")
+    for index, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axis.set_axis_off()
+        if index < len(values):
+            axis.imshow(values[index], cmap="RdBu_r", vmin=-reach, vmax=reach)
+            axis.set_title(f"channel {index}", fontsize=8, color=INK)
+    return drawn(figure)
+
+
+def number_grids(grids: Mapping[str, Tensor], note: str = "") -> Image.Image:
+    """Small grids (h, w) of numbers or bool, side by side, each cell with its number; a dot where it is 0."""
+    count = len(grids)
+    figure = Figure(figsize=(2.75 * count, 3.2 + 0.25 * bool(note)), layout="constrained")
+    for axis, (name, grid) in zip(figure.subplots(1, count, squeeze=False)[0], grids.items()):
+        truth = grid.dtype == torch.bool
+        picture = yes_no(grid) if truth else heat(grid.float())
+        axis.imshow(picture, alpha=0.75)
+        for (row, column), value in np.ndenumerate(grid.cpu().numpy()):
+            text = "·" if value <= 0 else f"{value:.{int(grid.is_floating_point())}f}"
+            if truth:
+                text = "yes" if value else "no"
+            dark = truth or not value or picture[row, column].mean() > 110
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=INK if dark else PAPER)
+        axis.set(xticks=np.arange(-0.5, grid.shape[1]), yticks=np.arange(-0.5, grid.shape[0]))
+        axis.set(xticklabels=[], yticklabels=[])
+        axis.grid(color=PAPER, linewidth=1.5)
+        axis.tick_params(length=0)
+        axis.spines[:].set_color(QUIET)
+        axis.set_title(name, fontsize=10, color=INK)
+    if note:
+        figure.supxlabel(note, fontsize=9, color=QUIET)
+    return drawn(figure)
+
+
+def level_picture(distance: Tensor, footprints: Tensor, level: Tensor, voxel_size: float) -> Image.Image:
+    """Tokens by their distance (P,) and footprint (P,), metres, coloured by level (P,), and each level's share."""
+    figure = Figure(figsize=(8.4, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    for number in sorted(set(level.tolist())):
+        mine, colour = level == number, np.array(LEVEL_COLOURS[number]) / 255
+        label = f"level {number}: {100 * voxel_size * 2.0**number:.1f} cm"
+        left.scatter(distance[mine], 100 * footprints[mine], color=colour, s=10, linewidths=0, label=label)
+        right.bar(str(number), int(mine.sum()), color=colour)
+    left.set(xlabel="depth at which it was written (m)", ylabel="footprint (cm)")
+    left.legend(frameon=False, fontsize=9, title="voxel's edge", title_fontsize=9)
+    right.set(xlabel="level", ylabel="tokens")
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.label.set_color(INK)
+    return drawn(figure)
+
+
+def segment_bars(segments) -> Image.Image:
+    """What `plan_segments` gives: a bar a segment, its overlap frame dark and its new frames green."""
+    figure = Figure(figsize=(8, 0.42 * len(segments) + 0.8), layout="constrained")
+    axis = figure.subplots()
+    for segment in segments:
+        new = segment.new
+        axis.barh(segment.index, len(new), left=new.start - 0.5, height=0.62, color=COLOURS["memory"], alpha=0.55)
+        if segment.index:
+            axis.barh(segment.index, 1, left=segment.start - 0.5, height=0.62, color=COLOURS["truth"])
+        for frame in range(segment.start, segment.stop):
+            dark = segment.index and frame == segment.start
+            axis.text(frame, segment.index, frame, ha="center", va="center", fontsize=8, color="white" if dark else INK)
+    axis.invert_yaxis()
+    axis.set(yticks=range(len(segments)), yticklabels=[f"segment {s.index}" for s in segments], xticks=[])
+    axis.set_xlabel("frames: dark was made by the segment before, green is new", color=QUIET, fontsize=9)
+    axis.spines[:].set_visible(False)
+    return drawn(figure)
+
+
+def segment_sheet(
+    result, readout_frames: Tensor, latent_rgb: Tensor, truth: Tensor | None = None, scene: int = 0
+) -> Image.Image:
+    """One segment opened up: what was read, generated, decoded, measured and written, a column a latent frame.
+
+    Args:
+        result: a `SegmentResult`.
+        readout_frames: (t, H, W, 3) uint8, the readout of the new latent frames, decoded alone.
+        latent_rgb: (t, h, w, 3) uint8, the generated latents as colours.
+        truth: (t, H, W, 3) uint8 of the same frames.
+        scene: which of the batch.
+    """
+    frames, readout = result.frames[scene], result.readouts[scene]
+    new = len(readout) - 1  # the first latent frame is the segment's clean one; it was not generated
+    stride = (len(frames) - (result.index == 0)) // new
+    frames = frames[(result.index == 0) :][stride - 1 :: stride]
+    rows = {} if truth is None else {"truth": truth}
+    rows |= {
+        "read from\nthe memory": holes(readout_frames, readout[1:]),
+        "depth of\nthe readout": heat(readout.depth[1:]),
+        "generated\nlatents": latent_rgb,
+        "decoded": frames,
+        "estimated\ndepth": heat(result.depth[scene][-new:]),
+        "written\n(orange: not)": tinted(frames, ~result.mask[scene][-new:]),
+    }
+    return pictures(rows, [f"latent frame {i + 1}" for i in range(new)], size=1.3)

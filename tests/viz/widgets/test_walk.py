@@ -1,0 +1,95 @@
+"""`Walk` without a browser."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from widget_tools import image, is_shown, rows_of, same
+
+from mirage_nb.data.rooms.room import Room
+from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.viz.widgets.steps import measure_steps, steps_curve
+from mirage_nb.viz.widgets.walk import KEYS, Walk
+
+
+def test_presses_are_one_rollout(pipe):
+    walk = Walk(pipe, image(), seed=5)
+    new = [walk.press(key) for key in ("left", "forward", "step-right")]
+    assert len(walk.frames) == len(walk.cameras) == 1 + sum(map(len, new))
+    assert torch.equal(walk.frames[1:], torch.cat(new)) and len(walk.seconds) == 3
+    once = pipe(image(), c2w=walk.cameras.c2w, generator=5, output_type="uint8")
+    assert torch.equal(once.frames, walk.frames) and same(walk.memory, rows_of(once.memory))
+    is_shown(walk)
+
+
+def test_undo_is_exact_and_what_follows_is_as_if_nothing_had_been(single):
+    walk = Walk(single, image(), seed=1)
+    walk.press("left")
+    rows, frames = rows_of(walk.memory), walk.frames.clone()
+    walk.press("forward")
+    assert len(walk.frames) > len(frames) and not same(walk.memory, rows)
+    assert walk.undo() and same(walk.memory, rows) and torch.equal(walk.frames, frames)
+    assert len(walk.cameras) == len(frames) and walk.presses == ("left",)
+    walk.press("right")
+    other = Walk(single, image(), seed=1)
+    other.press("left"), other.press("right")
+    assert torch.equal(other.frames, walk.frames) and same(walk.memory, rows_of(other.memory))
+    walk.undo(), walk.undo()
+    assert not len(walk.memory) and torch.equal(walk.frames, image()[None])
+    assert not walk.undo() and "nothing to undo" in walk.status.words
+
+
+def test_a_failed_press_changes_nothing(single, monkeypatch):
+    walk = Walk(single, image())
+    walk.press("left")
+    rows, frames = rows_of(walk.memory), walk.frames.clone()
+    original = LatentGrid.write
+
+    def broken(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(LatentGrid, "write", broken)
+    with pytest.raises(RuntimeError):
+        walk.press("forward")
+    assert same(walk.memory, rows) and torch.equal(walk.frames, frames) and walk.presses == ("left",)
+    walk._event("forward")
+    assert "disk is full" in walk.status.words
+
+
+def test_a_wall_stops_the_walk(single):
+    walk = Walk(single, Room(900001))
+    while walk.press("forward") is not None:
+        assert len(walk.presses) < 50
+    frames = len(walk.frames)
+    assert "wall" in walk.status.words and walk.room.blocked(walk.cameras.c2w) is None
+    assert walk.press("left") is not None and len(walk.frames) > frames
+
+
+def test_keys_and_buttons_press(single):
+    walk = Walk(single, image())
+    walk.view.pressed = ["ArrowLeft", 1]
+    walk.buttons["forward"].click()
+    assert walk.presses == ("left", "forward") and walk.view.frames == len(walk.frames)
+    assert Image.open(io.BytesIO(walk.view.picture)).n_frames == len(walk.frames) // 2
+    walk.view.pressed = ["d", 2]
+    walk.buttons["undo"].click()
+    assert walk.presses == ("left", "forward")
+    assert {f"mirage-walk-{key}" for key in (*KEYS, "undo")} == {
+        name for button in walk.buttons.values() for name in button._dom_classes
+    }
+    assert "http" not in walk.view._esm, "nothing is fetched"
+    with pytest.raises(ValueError, match="^key:"):
+        walk.press("up")
+
+
+def test_steps_are_measured_on_closed_walks(single):
+    rows = measure_steps(single, seeds=[900001], steps=(1, 2))
+    assert [row["steps"] for row in rows] == [1, 2] and all(row["seconds"] > 0 for row in rows)
+    assert all(np.isfinite(row["closed_loop_psnr"]) and np.isfinite(row["psnr_to_truth"]) for row in rows)
+    assert rows[0]["closed_loop_psnr"] != rows[1]["closed_loop_psnr"]
+    assert steps_curve(rows).width > 300
