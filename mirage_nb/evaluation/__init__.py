@@ -15,8 +15,8 @@ from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.lifting import cells
 from mirage_nb.memory.baselines import make_memory
-from mirage_nb.models.vae import decode, encode, precision, spatial_stride
-from mirage_nb.stitching import as_frames, as_pixels, frame_encoder, new_frames_per_segment, plan_segments, rollout
+from mirage_nb.models.vae import as_pixels, as_uint8, decode, encode, frame_encoder, precision, spatial_stride
+from mirage_nb.stitching import new_frames_per_segment, plan_segments, rollout
 
 METRICS = (
     "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy",
@@ -154,7 +154,7 @@ def measure_parts(pipe, clip: Clip, every: int = 8) -> dict[str, float]:
     pixels = as_pixels(frames)
     with precision(pipe.vae, pixels.device):
         again = decode(pipe.vae, encode(pipe.vae, pixels[:, :, None]))[:, :, 0]
-    figures = {"vae_psnr": psnr(as_frames(again), frames).mean().item(), "depth_absrel": math.nan}
+    figures = {"vae_psnr": psnr(as_uint8(again), frames).mean().item(), "depth_absrel": math.nan}
     if pipe.depth_estimator is not None:
         error = (pipe.depth_estimator.predict(pixels, clip.cameras.intrinsics[::every]) - depth).abs() / depth
         figures["depth_absrel"] = error[depth > 0].mean().item()

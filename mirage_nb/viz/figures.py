@@ -138,14 +138,14 @@ def level_picture(distance: Tensor, footprints: Tensor, level: Tensor, voxel_siz
 
 
 def segment_bars(segments) -> Image.Image:
-    """What `plan_segments` gives: a bar a segment, its overlap frame dark and its new frames green."""
+    """What `plan_segments` gives: a bar a segment, its clean first frame dark and its new frames green."""
     figure = Figure(figsize=(8, 0.42 * len(segments) + 0.8), layout="constrained")
     axis = figure.subplots()
     for segment in segments:
-        new = segment.new
-        axis.barh(segment.index, len(new), left=new.start - 0.5, height=0.62, color=COLOURS["memory"], alpha=0.55)
+        length, left = segment.stop - segment.start, segment.start - 0.5
+        axis.barh(segment.index, length, left=left, height=0.62, color=COLOURS["memory"], alpha=0.55)
         if segment.index:
-            axis.barh(segment.index, 1, left=segment.start - 0.5, height=0.62, color=COLOURS["truth"])
+            axis.barh(segment.index, 1, left=left, height=0.62, color=COLOURS["truth"])
         for frame in range(segment.start, segment.stop):
             dark = segment.index and frame == segment.start
             axis.text(frame, segment.index, frame, ha="center", va="center", fontsize=8, color="white" if dark else INK)

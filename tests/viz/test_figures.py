@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
-import pytest
 import torch
 from matplotlib.colors import to_rgb
 from scenes import box_depth
 
 from mirage_nb import viz
 from mirage_nb.cameras import Cameras
-from mirage_nb.memory.baselines import make_memory
-from mirage_nb.models.presets import build_micro
+from mirage_nb.memory import LatentGrid
 from mirage_nb.models.vae import temporal_stride
 from mirage_nb.paths import camera_path
 from mirage_nb.stitching import plan_segments, rollout
@@ -37,13 +33,11 @@ def test_curves_survive_infinite_values_and_every_segment_has_a_bar():
     assert five.height > two.height
 
 
-@pytest.mark.parametrize("temporal", [False, True])
-def test_a_segment_opened_up_has_a_column_a_latent_frame(temporal):
-    parts = SimpleNamespace(**build_micro(temporal=temporal))
-    stride = temporal_stride(parts.vae)
+def test_a_segment_opened_up_has_a_column_a_latent_frame(pipe):
+    stride = temporal_stride(pipe.vae)
     cameras = Cameras(camera_path("there_and_back", 4 * stride + 1), [40.0, 42, 25, 15], SIZE)
     image = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
-    run = rollout(parts, [make_memory("latent")], image, [cameras], seeds=[0], depth=box_depth(cameras)[None])
+    run = rollout(pipe, [LatentGrid()], image, [cameras], seeds=[0], depth=box_depth(cameras)[None])
     for result in run:
         colours = torch.zeros(2, 4, 6, 3, dtype=torch.uint8)
         spoken = torch.zeros(2, *SIZE, 3, dtype=torch.uint8)
