@@ -63,7 +63,7 @@ def heat(values: Tensor, low: float | None = None, high: float | None = None) ->
 
     Args:
         values: one scale for all of them.
-        low, high: the ends of the scale; by default the lowest and highest known value.
+        low, high: the ends of the scale; by default the lowest and highest measured value.
     """
     values = values.detach().float().cpu().numpy()
     measured = np.isfinite(values) & (values > 0)

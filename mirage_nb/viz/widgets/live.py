@@ -48,7 +48,7 @@ class Live(WithPicture):
 def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
     """A picture that changes while sliders move. Put it last in a cell, or `display` it.
 
-    Where no kernel runs, the picture of the sliders' first values stands in its place. Events that come while a picture
+    Where no kernel runs, the picture of the sliders' first values is shown instead. Events that come while a picture
     is drawn are dropped, except for the last.
 
     Args:

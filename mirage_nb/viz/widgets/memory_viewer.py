@@ -20,7 +20,7 @@ SCALARS = {"time written": "written", "level": "level", "number of views": "view
 
 
 class MemoryViewer(WithPicture):
-    """The tokens of a memory, the camera's path with its views, and what is known of a token once it is clicked.
+    """The tokens of a memory, the camera's path with its views, and what is stored with a token that is clicked.
 
     Args:
         memory: a `LatentGrid`.
@@ -83,7 +83,7 @@ class MemoryViewer(WithPicture):
         return Image.fromarray(mark_cell(self.frames[frame], (line, column), cell, 2))
 
     def pick(self, row: int) -> dict:
-        """Mark token `row` of the memory and show what is known of it, as a click on it does.
+        """Mark token `row` of the memory and show what is stored with it, as a click on it does.
 
         Returns:
             position (x, y, z), metres; frame: the pixel frame that wrote it; views: how many written frames saw it;

@@ -31,7 +31,7 @@ class PathEditor(WithPicture):
     Each move adds a key camera at its end. A key camera can be put elsewhere; the path then goes smoothly through it.
 
     Args:
-        start: a `Room`, whose walls are then known, or a camera (`Cameras` of one) to start from.
+        start: a `Room`, whose walls then count, or a camera (`Cameras` of one) to start from.
         memory: a `LatentGrid` to see the path in.
         size: (height, width) of a room's pictures.
 

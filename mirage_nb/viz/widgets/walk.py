@@ -63,7 +63,7 @@ class Walk(WithPicture):
         pipe: a `MiragePipeline`.
         scene: a `Room`, whose walls then stop the walk, or an image: a path, a PIL image, or (H, W, 3) uint8.
         intrinsics: fx, fy, cx, cy in pixels of the image; by default 64 degrees across.
-        depth: (H, W) z-depth in metres of the image, where it is known.
+        depth: (H, W) z-depth in metres of the image; by default it is estimated.
         seed: of the noise.
         num_inference_steps: denoising steps a press.
         prompt: for a model with text.
