@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb.models.vae import as_uint8, decode
-from mirage_nb.viz.base import drawn, small
-from mirage_nb.viz.video import COLOURS, INK
+from mirage_nb.viz.base import COLOURS, INK, drawn, small
 
 
 @torch.no_grad()
