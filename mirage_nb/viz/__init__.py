@@ -23,7 +23,7 @@ _NAMES_OF = {
     "space": (
         "board", "cloud_view", "ghost_plan", "open_viewer", "plan_view", "show_cloud", "voxel_slice",
     ),
-    "training": ("bars", "decoded", "film"),
+    "training": ("bars", "decoded", "film", "loss_curve"),
     "video": ("contact_sheet", "show_videos", "side_by_side", "write_mp4", "write_png"),
     "widgets.compare": ("compare",),
     "widgets.live": ("live",),
