@@ -1,53 +1,52 @@
 """The race at the paper's scale: 704 x 1280 pixels, chunks of 33 frames, and the VAE of Wan2.2-TI2V-5B.
 
-What is raced is the conditioning path, from the memory to what the generator is shown: a readout of 9 latent frames
-on the one side, a render of 33 full-size frames and their VAE encode on the other. On a GPU the rest of a chunk is
-measured as well. Weights are random: time and bytes do not depend on what they are.
+It races the memory's own path: writing key frames, and reading for the next chunk. A latent memory reads 9 latent
+frames; an RGB memory renders 33 full-size frames and encodes them. On a GPU the rest of a chunk is measured as well.
+Weights are random: time and bytes do not depend on their values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from mirage_nb.benchmarks.measure import Peak, Results, measured, one_thread, timer_of
-from mirage_nb.benchmarks.race import MEMORIES
+from mirage_nb.benchmarks.measure import Results, clock_of, one_thread
+from mirage_nb.benchmarks.operations import TEXT_TOKENS
+from mirage_nb.benchmarks.race import MEMORIES, Progress
 from mirage_nb.cameras import Cameras, default_intrinsics
+from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
+from mirage_nb.denoising import denoise
 from mirage_nb.masking import writable
-from mirage_nb.memory.baselines import CODEC, as_picture, make_memory
-from mirage_nb.models.vae import decode, encode, temporal_stride, use_frame_kernels
+from mirage_nb.memory.baselines import RGBPointCloud, make_memory
+from mirage_nb.models.presets import (
+    WAN22_FRAMES,
+    WAN22_SIZE,
+    WAN22_TRANSFORMER,
+    WAN22_VAE,
+    build_scheduler,
+)
+from mirage_nb.models.vae import as_pixels, decode, encode, use_frame_kernels
 from mirage_nb.paths import camera_path
-from mirage_nb.stitching import as_pixels, denoise
 
-# The configuration of the VAE that Wan2.2-TI2V-5B comes with; the latents' statistics are left at 0 and 1.
-WAN22_VAE = dict(
-    base_dim=160, decoder_base_dim=256, z_dim=48, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
-    temperal_downsample=[False, True, True], is_residual=True, in_channels=12, out_channels=12, patch_size=2,
-    scale_factor_temporal=4, scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48,
-)  # fmt: skip
-# That of its transformer, with the memory's branch on every second block.
-WAN22_TRANSFORMER = dict(
-    patch_size=(1, 2, 2), num_attention_heads=24, attention_head_dim=128, in_channels=48, out_channels=48,
-    text_dim=4096, freq_dim=256, ffn_dim=14336, num_layers=30, vace_layers=tuple(range(0, 30, 2)), vace_in_channels=96,
-)  # fmt: skip
-SIZES = {"paper": (704, 1280), "half": (352, 640)}
-STEPS = 20  # denoising steps of a chunk (paper)
-TEXT = 512  # text tokens
+STEPS, FLOW_SHIFT = 20, 5.0  # denoising steps of a chunk and the schedule's shift (paper)
+ROOM = 900007
+RENDERED = 3  # frames of a chunk that an RGB memory renders on the CPU; their time is scaled to all frames
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is raced: images of `size` pixels, chunks of `frames`, a latent cell every `stride` pixels and
-    `temporal_stride` frames with `channels` channels; `keys` frames of a chunk are written into the memory."""
+    """What is raced: `chunks` of `frames` images of `size` pixels, and latents with one cell for `stride` pixels and
+    `temporal_stride` frames. The memory is written `keys` frames of each chunk."""
 
-    size: tuple[int, int] = SIZES["paper"]
+    size: tuple[int, int] = WAN22_SIZE
     chunks: int = 8
-    frames: int = 33
+    frames: int = WAN22_FRAMES
     stride: int = 16
     temporal_stride: int = 4
     channels: int = 48
@@ -58,148 +57,129 @@ class Scale:
         return self.frames - 1
 
     @property
-    def grid(self) -> tuple[int, int]:
-        return self.size[0] // self.stride, self.size[1] // self.stride
-
-    @property
-    def latent_frames(self) -> int:
-        return self.new_frames // self.temporal_stride + 1
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of a chunk."""
+        height, width = (n // self.stride for n in self.size)
+        return self.channels, self.new_frames // self.temporal_stride + 1, height, width
 
 
-@dataclass
-class World:
-    """A path once around a room: cameras of all pixel frames, and for each chunk its key frames with exact depth."""
+def notes(scale: Scale, runs: int, device: torch.device) -> list[str]:
+    """What a reader of the figures has to know."""
+    path = (
+        f"A camera turns once around a ray-cast room in {scale.chunks} chunks of {scale.frames} frames; {scale.keys} "
+        "key frames a chunk are written into every memory, with exact depth. The latent memories read "
+        f"{scale.latent_shape[1]} latent frames, the RGB ones render {scale.frames} frames and encode them; times are "
+        f"divided by the {scale.new_frames} new frames of a chunk."
+    )
+    if device.type == "cuda":
+        return [path, f"Denoising took {STEPS} steps of the 5B transformer with random weights. Depth was left out."]
+    return [
+        path,
+        f"On the CPU one chunk was encoded once, in bf16 (every other figure is of {runs} runs), and a render took "
+        f"{RENDERED} of the {scale.frames} frames, scaled. Denoising, decoding and depth were left out: the 5B "
+        "transformer would take hours a chunk on a processor. A GPU speeds up the encode more than the readout, so the "
+        "ratio of their times is a processor's; that of the bytes is not.",
+    ]
 
-    cameras: Cameras
-    pixels: list[Tensor]  # (keys, 3, H, W) in [-1, 1]
-    depth: list[Tensor]  # (keys, H, W) metres
-    views: list[Cameras]
 
-
-def random_wan_vae(device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16, decoder: bool = True):
-    """Wan2.2's VAE with random weights; its decoder, most of its weights, can be left out."""
+def random_wan_vae(device: torch.device, decoder: bool = True):
+    """Wan2.2's VAE with random weights; its decoder, most of its weights, can be small."""
     from diffusers import AutoencoderKLWan
 
-    vae = _random(lambda: AutoencoderKLWan(**WAN22_VAE | ({} if decoder else {"decoder_base_dim": 8})), device, dtype)
-    return use_frame_kernels(vae)
+    config = WAN22_VAE | ({} if decoder else {"decoder_base_dim": 8})
+    return use_frame_kernels(_random(lambda: AutoencoderKLWan(**config), device))
 
 
-def random_wan_transformer(device: torch.device | str, dtype: torch.dtype = torch.bfloat16):
+def random_wan_transformer(device: torch.device):
     """The 5B backbone with its memory branch, with random weights."""
     from mirage_nb.models.transformer import MirageTransformer3DModel
 
-    return _random(lambda: MirageTransformer3DModel(**WAN22_TRANSFORMER), device, dtype)
+    return _random(lambda: MirageTransformer3DModel(**WAN22_TRANSFORMER), device)
 
 
-def _random(build: Callable, device: torch.device | str, dtype: torch.dtype):
+def _random(build: Callable, device: torch.device):
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
             torch.manual_seed(0)
-            return build().eval().requires_grad_(False).to(device, dtype)
+            return build().eval().requires_grad_(False).to(device, torch.bfloat16)
     finally:
         torch.set_default_dtype(before)
 
 
-def cameras_around(scale: Scale, start: Tensor) -> tuple[Cameras, list[list[int]]]:
-    """Cameras of all pixel frames on a path that turns once around over all chunks, and one chunk more; and which
-    frames are the key frames of each chunk."""
-    total = scale.chunks * scale.new_frames
-    c2w = camera_path("pan_left", total + scale.frames, start, degrees_per_frame=360 / total)
-    step = scale.new_frames // scale.keys
-    keys = [[chunk * scale.new_frames + step * (k + 1) for k in range(scale.keys)] for chunk in range(scale.chunks)]
-    return Cameras(c2w, default_intrinsics(scale.size), scale.size), keys
-
-
-def once_around(scale: Scale, room: int = 900007, progress: Callable[[str], None] | None = None) -> World:
-    """A camera that turns once around in a ray-cast room: new things come into view all the way, and a view shares only
-    with its neighbours what they see both."""
-    world = Room(room, moving=0)
-    cameras, keys = cameras_around(scale, world.start())
-    pixels, depth, views = [], [], []
-    for chunk, at in enumerate(keys):
-        if progress:
-            progress(f"ray-casting chunk {chunk + 1} of {scale.chunks}")
-        clip = world.render(cameras[at], torch.zeros(len(at)), chunk=1)
-        pixels.append(as_pixels(clip.frames))
-        depth.append(clip.depth)
-        views.append(cameras[at])
-    return World(cameras, pixels, depth, views)
+def once_around(scale: Scale, say: Callable[[str], None] = print) -> tuple[Cameras, list[Clip]]:
+    """A camera that turns once around in a room: the cameras of all pixel frames and of one chunk more, and the key
+    frames of each chunk."""
+    room, total = Room(ROOM, moving=0), scale.chunks * scale.new_frames
+    c2w = camera_path("pan_left", total + scale.frames, room.start(), degrees_per_frame=360 / total)
+    cameras = Cameras(c2w, default_intrinsics(scale.size), scale.size)
+    step, clips = scale.new_frames // scale.keys, []
+    for chunk in range(scale.chunks):
+        say(f"ray-casting chunk {chunk + 1} of {scale.chunks}")
+        at = [chunk * scale.new_frames + step * (k + 1) for k in range(scale.keys)]
+        clips.append(room.render(cameras[at], torch.zeros(len(at)), chunk=1))
+    return cameras, clips
 
 
 @torch.no_grad()
-def walk(name: str, scale: Scale, world: World, device: torch.device, timed: Sequence[int]) -> dict:
+def walk(name: str, scale: Scale, cameras: Cameras, clips: Sequence[Clip], device: torch.device, rendered: int) -> dict:
     """Write the key frames of chunk after chunk, and after each read for the chunk that follows.
 
-    The RGB memories render the pixel frames `timed` of the chunk; their time is scaled to all of its frames.
+    An RGB memory renders `rendered` frames of the chunk, and the time is scaled to all frames; its VAE encode is not
+    part of this (`measure_encode`).
 
     Returns:
-        `chunks`, each with `frames`, `seconds` of write and read (an RGB memory's is its render), bytes, tokens and
-        peak_bytes.
+        `chunks`, each with `frames`, `seconds` of write and read, bytes and tokens.
     """
-    memory = make_memory(name, lambda frames: frames, stride=scale.stride, channels=scale.channels)
-    clock, peak, chunks = timer_of(device), Peak(device), []
-    generator = torch.Generator().manual_seed(0)
-    for chunk in range(scale.chunks):
-        views = world.views[chunk].to(device)
-        latents = torch.randn(len(views), scale.channels, *scale.grid, generator=generator).half().to(device)
-        pixels, depth = world.pixels[chunk].to(device), world.depth[chunk].to(device)
-        first = (chunk + 1) * scale.new_frames
-        ahead = (
-            [first + k for k in timed] if name in CODEC else range(first, first + scale.frames, scale.temporal_stride)
-        )
-        cameras = world.cameras[list(ahead)].to(device)
-        peak.reset()
+
+    def no_encode(frames: Tensor) -> Tensor:
+        return frames.new_zeros(len(frames), scale.channels, *scale.latent_shape[2:])
+
+    memory = make_memory(name, no_encode, stride=scale.stride, channels=scale.channels)
+    clock, chunks, generator = clock_of(device), [], torch.Generator().manual_seed(0)
+    for chunk, clip in enumerate(clips):
+        latents = torch.randn(len(clip.frames), scale.channels, *scale.latent_shape[2:], generator=generator)
+        latents, pixels = latents.half().to(device), as_pixels(clip.frames).to(device)
+        views, depth = clip.cameras.to(device), clip.depth.to(device)
+        first, every = (chunk + 1) * scale.new_frames, scale.temporal_stride
+        if isinstance(memory, RGBPointCloud):
+            every = max(1, scale.new_frames // (rendered - 1))
+        ahead = cameras[list(range(first, first + scale.frames, every))].to(device)
         start = clock()
         memory.write(latents, depth, views, writable(depth, stride=scale.stride), frames=pixels)
         written = clock()
-        if name in CODEC:
-            as_picture(memory.render(cameras))
-            read = (clock() - written) * scale.frames / len(timed)
-        else:
-            memory.read(cameras)
-            read = clock() - written
-        chunks.append({
-            "frames": scale.new_frames, "seconds": {"read": read, "write": written - start},
-            "bytes": int(memory.nbytes), "tokens": len(memory), "peak_bytes": peak.bytes(),
-        })  # fmt: skip
+        memory.read(ahead)
+        read = clock() - written
+        if isinstance(memory, RGBPointCloud):
+            read *= scale.frames / len(ahead)
+        seconds = {"read": read, "write": written - start}
+        chunks.append({"frames": scale.new_frames, "seconds": seconds, "bytes": memory.nbytes, "tokens": len(memory)})
     return {"chunks": chunks}
 
 
-def measure_encode(vae, video: Tensor) -> dict[str, float]:
-    """Encode one chunk (1, 3, T, H, W), with a bar: one step for the first frame, one for every four after it."""
-    from tqdm.auto import tqdm
-
-    steps = 1 + (video.shape[2] - 1) // temporal_stride(vae)
-    with tqdm(total=steps, desc="VAE encode", unit="latent frame") as bar:
-
-        def step(*_) -> None:  # a hook's result would take the place of the encoder's
-            bar.update()
-
-        hook = vae.encoder.register_forward_hook(step)
-        try:
-            figures, latents = measured(lambda: encode(vae, video), video.device)
-        finally:
-            hook.remove()
-    return figures | {"frames": video.shape[2], "finite": bool(latents.isfinite().all())}
+@torch.no_grad()
+def measure_encode(vae, scale: Scale, device: torch.device) -> dict[str, float]:
+    """Seconds to encode one chunk of random pixels."""
+    video, clock = torch.rand(1, 3, scale.frames, *scale.size, device=device) * 2 - 1, clock_of(device)
+    start = clock()
+    latents = encode(vae, video)
+    return {"encode": clock() - start, "finite": bool(latents.isfinite().all())}
 
 
 @torch.no_grad()
-def measure_generation(vae, transformer, scale: Scale, steps: int = STEPS) -> dict[str, dict]:
-    """Denoise and decode one chunk from random numbers: {"denoise": ..., "decode": ...}, as `measured` gives them."""
-    from mirage_nb.models.presets import build_scheduler
-
+def measure_generation(vae, transformer, scale: Scale, steps: int = STEPS) -> dict[str, float]:
+    """Seconds to denoise and to decode one chunk of random numbers."""
     device, config = next(transformer.parameters()).device, transformer.config
-    shape = (1, scale.channels, scale.latent_frames, *scale.grid)
-    noise = torch.randn(shape, device=device)
-    control = torch.randn(1, config.vace_in_channels, *shape[2:], device=device)
-    text = None if config.text_dim is None else torch.randn(1, TEXT, config.text_dim, device=device)
-    models = SimpleNamespace(transformer=transformer, scheduler=build_scheduler(5.0))
-    figures = {}
-    figures["denoise"], latents = measured(lambda: denoise(models, noise[:, :, 0], noise, control, steps, text), device)
-    figures["decode"], _ = measured(lambda: decode(vae, latents), device)
-    return figures
+    noise = torch.randn(1, *scale.latent_shape, device=device)
+    control = torch.randn(1, config.vace_in_channels, *scale.latent_shape[1:], device=device)
+    text = None if config.text_dim is None else torch.randn(1, TEXT_TOKENS, config.text_dim, device=device)
+    models, clock = SimpleNamespace(transformer=transformer, scheduler=build_scheduler(FLOW_SHIFT)), clock_of(device)
+    start = clock()
+    latents = denoise(models, noise[:, :, 0], noise, control, steps, prompt_embeds=text)
+    denoised = clock()
+    decode(vae, latents)
+    return {"denoise": denoised - start, "decode": clock() - denoised}
 
 
 def race(
@@ -207,76 +187,44 @@ def race(
     results: Results,
     runs: int = 5,
     memories: Sequence[str] = MEMORIES,
-    device: torch.device | str = "cpu",
+    device: torch.device = torch.device("cpu"),
     vae: Callable = random_wan_vae,
-    transformer: Callable | None = random_wan_transformer,
-    progress: Callable[[int, int, str], None] | None = None,
+    transformer: Callable = random_wan_transformer,
+    progress: Progress = lambda done, total, what: None,
 ) -> dict[str, list[dict]]:
-    """Race the conditioning paths; finished parts are kept in `results`.
+    """Race the memories' paths. Finished parts are kept in `results`.
 
-    On the CPU, on one thread, one chunk is encoded once, a render takes three of its 33 frames, and there is no
-    denoising and decoding: the transformer would take hours. On a GPU everything is measured in every run.
+    On the CPU, on one thread, one chunk is encoded once, a render takes 3 of its 33 frames, and denoising and decoding
+    are left out: the transformer would take hours. On a GPU everything is measured in every run.
 
     Args:
-        vae, transformer: called with the device to build them.
+        vae, transformer: called to build them, with the device.
 
     Returns:
         The runs of each memory, as `race.race` returns them.
     """
-    device = torch.device(device)
-    everything = device.type == "cuda"
-    last, parts = scale.frames - 1, runs * (len(memories) + 1)
-    timed = range(scale.frames) if everything else (0, last // 2, last)
-    world, raw = None, {name: [] for name in memories}
-
-    def say(done: int, what: str) -> None:
-        if progress:
-            progress(done, parts, what)
-
+    everything, done, total = device.type == "cuda", 0, runs * (len(memories) + 1)
+    repeats, rendered = (runs, scale.frames) if everything else (1, RENDERED)
+    # What was already measured needs no model and no rays.
+    codec, network = lru_cache(1)(lambda: vae(device, decoder=everything)), lru_cache(1)(lambda: transformer(device))
+    scene = lru_cache(1)(lambda: once_around(scale, lambda what: progress(done, total, what)))
+    raw: dict[str, list[dict]] = {name: [] for name in memories}
     with one_thread():
-        codec = generation = []
-        say(0, "VAE encode")
-        video = torch.rand(1, 3, scale.frames, *scale.size, device=device) * 2 - 1
-        build = _lazy(lambda: vae(device, decoder=everything))
-        network = _lazy(lambda: transformer(device))
-        repeat = range(runs if everything else 1)
-        codec = [results.once(f"{run}-encode", lambda: measure_encode(build(), video)) for run in repeat]
-        if everything and transformer is not None:
-            generation = [
-                results.once(f"{run}-generation", lambda: measure_generation(build(), network(), scale))
-                for run in repeat
-            ]
+        progress(done, total, "VAE encode")
+        shared = [results.once(f"{r}-encode", lambda: measure_encode(codec(), scale, device)) for r in range(repeats)]
+        if everything:
+            for run, seconds in enumerate(shared):
+                seconds |= results.once(f"{run}-generation", lambda: measure_generation(codec(), network(), scale))
         for run in range(runs):
             for index, name in enumerate(memories):
                 done = runs + run * len(memories) + index
-
-                def task() -> dict:
-                    nonlocal world
-                    world = world or once_around(scale, progress=lambda what: say(done, what))
-                    return walk(name, scale, world, device, timed)
-
-                say(done, f"run {run + 1}, {name}")
+                progress(done, total, f"run {run + 1}, {name}")
+                task = lambda: walk(name, scale, *scene(), device, rendered)  # noqa: B023, E731
                 raw[name].append(results.once(f"{run}-{name}", task))
-    say(parts, "")
+    progress(total, total, "")
     for name, walks in raw.items():
-        for run, result in enumerate(walks):
-            for chunk in result["chunks"]:
-                if name in CODEC:
-                    chunk["peak_bytes"] = max(chunk["peak_bytes"], codec[min(run, len(codec) - 1)]["peak_bytes"])
-                    if run < len(codec):
-                        chunk["seconds"]["encode"] = codec[run]["seconds"]
-                for stage in ("denoise", "decode") if generation else ():
-                    chunk["seconds"][stage] = generation[run][stage]["seconds"]
+        stages = (("encode",) if name.startswith("rgb") else ()) + (("denoise", "decode") if everything else ())
+        for walked, seconds in zip(walks, shared):
+            for chunk in walked["chunks"]:
+                chunk["seconds"] |= {stage: seconds[stage] for stage in stages}
     return raw
-
-
-def _lazy(build: Callable) -> Callable:
-    """A function that builds at its first call, since what is already measured needs no model."""
-    made = []
-
-    def get():
-        if not made:
-            made.append(build())
-        return made[0]
-
-    return get

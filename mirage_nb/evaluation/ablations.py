@@ -1,71 +1,76 @@
 """What each ingredient of the memory is worth: one thing changed at a time, the same rooms, paths and noise.
 
-Nothing is trained anew here. So this tells what the shipped model loses, not what one would lose that was trained so.
+Nothing is trained for it. So this tells what the shipped model loses, not what a model would lose that was trained so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.evaluation.rooms import Method, methods_by_name
 from mirage_nb.masking import writable
-from mirage_nb.memory.baselines import make_memory
 from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.models.vae import spatial_stride
+from mirage_nb.reprojection import Readout, reproject
 
 
 class BilinearDepth(LatentGrid):
-    """Depth comes down to the latent grid by bilinear interpolation, which mixes what lies on both sides of an edge."""
+    """Depth is brought to the latent grid by bilinear interpolation, which mixes both sides of an edge."""
 
-    def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, mask=None, frames=None) -> int:
-        small = torch.nn.functional.interpolate(depth[:, None].float(), latents.shape[2:], mode="bilinear")[:, 0]
-        return super().write(latents, small, cameras, mask, frames)
+    def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, *rest, **options) -> int:
+        small = interpolate(depth[:, None].float(), latents.shape[2:], mode="bilinear")[:, 0]  # (N, h, w)
+        return super().write(latents, small, cameras, *rest, **options)
 
 
 class CornerLift(LatentGrid):
-    """Cells are lifted from their corner instead of their centre: half a cell off, while the readout is right."""
+    """Cells are lifted from their corner instead of their centre. The readout stays as it is."""
 
-    def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, mask=None, frames=None) -> int:
-        half = cameras.size[0] / latents.shape[2] / 2
+    def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, *rest, **options) -> int:
+        half = cameras.size[0] / latents.shape[2] / 2  # pixels
         shifted = cameras.intrinsics + cameras.intrinsics.new_tensor([0, 0, half, half])
-        return super().write(latents, depth, Cameras(cameras.c2w, shifted, cameras.size), mask, frames)
+        return super().write(latents, depth, Cameras(cameras.c2w, shifted, cameras.size), *rest, **options)
 
 
 class NoEdges(LatentGrid):
-    """Cells on depth edges, whose tokens mix two surfaces, are left out."""
+    """Cells on depth edges, whose tokens mix two surfaces, are not written."""
 
-    def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, mask=None, frames=None) -> int:
+    def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, **options) -> int:
         clean = writable(depth, stride=cameras.size[0] // latents.shape[2])
-        return super().write(latents, depth, cameras, clean if mask is None else clean & mask, frames)
+        return super().write(latents, depth, cameras, clean if mask is None else clean & mask, **options)
 
 
-class PaperPoints(LatentGrid):
-    """The paper's memory and readout: append everything, the nearest point takes the cell."""
+class NearestPoint(LatentGrid):
+    """The paper's readout: the nearest point takes the cell, and a token is as small as a point."""
 
-    def __init__(self, **options) -> None:
-        super().__init__(policy="append", **options)
-
-    def read(self, cameras: Cameras, size: tuple[int, int] | None = None, **_):
-        return super().read(cameras, size, splats=False)
+    def read(self, cameras: Cameras) -> Readout:
+        return reproject(self.positions, self.tokens, cameras.downscale(self.stride))
 
 
-def variants(encode: Callable[[Tensor], Tensor], stride: int, channels: int) -> dict[str, Callable[[], object]]:
-    """Memories to compare, by what is different about them."""
-    grid = partial(LatentGrid, stride=stride, channels=channels)
-    options = dict(stride=stride, channels=channels)
+def variants(pipe) -> dict[str, Method]:
+    """The methods to compare, named by what is different about them."""
+    options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
+
+    def changed(kind: type = LatentGrid, **changes) -> Method:
+        return Method(partial(kind, **options | changes))
+
+    shown = pipe.config.references or pipe.config.preceding
+    past = dict(references=0, preceding=0) if shown else dict(references=4, preceding=2)  # the paper's numbers
+    named = methods_by_name(pipe, ("none", "rgb"))
     return {
-        "ours": grid,
-        "no memory": partial(make_memory, "none", encode, **options),
-        "RGB point cloud": partial(make_memory, "rgb", encode, **options),
-        "appended, nearest point": partial(PaperPoints, **options),
-        "appended, our readout": partial(grid, policy="append"),
-        "finest": partial(grid, policy="finest"),
-        "average": partial(grid, policy="average"),
-        "strict depth, 5%": partial(grid, tolerance=0.05),
-        "bilinear depth": partial(BilinearDepth, **options),
-        "no depth edges": partial(NoEdges, **options),
-        "lifted from corners": partial(CornerLift, **options),
+        "ours": changed(),
+        "no memory": named["none"],
+        "RGB point cloud": named["rgb"],
+        "appended, nearest point": changed(NearestPoint, policy="append"),
+        "appended, our readout": changed(policy="append"),
+        "finest": changed(policy="finest"),
+        "average": changed(policy="average"),
+        "strict depth, 5%": changed(tolerance=0.05),
+        "bilinear depth": changed(BilinearDepth),
+        "no depth edges": changed(NoEdges),
+        "lifted from corners": changed(CornerLift),
+        f"{'without' if shown else 'with'} past frames": Method(partial(LatentGrid, **options), options=past),
     }

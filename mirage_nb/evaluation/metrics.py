@@ -1,0 +1,137 @@
+"""Metrics of videos: how close two pictures are, how well a loop closes, and how sharp a video is.
+
+Videos are (T, H, W, 3) uint8. A path "there and back" has an odd number of frames, and frames i and T - 1 - i have the
+same camera.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.lifting import cells
+
+METRICS = (
+    "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy",
+    "colour_drift",
+)  # fmt: skip
+MOSTLY = 0.5  # share of a cell's pixels that must show a moving thing, for the cell's token to count as its ghost
+
+
+def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
+    """PSNR in dB of pictures (..., H, W, 3) uint8, one value per picture; infinite where two are equal.
+
+    Args:
+        where: (..., H, W) bool, the pixels that count. A picture in which none counts gets NaN.
+    """
+    error = ((a.float() - b.float()) / 255).square().mean(-1)  # (..., H, W)
+    where = torch.ones_like(error, dtype=torch.bool) if where is None else where
+    return -10 * torch.log10((error * where).sum((-1, -2)) / where.sum((-1, -2)))
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Mean SSIM of the frames of two videos (scikit-image with its default settings)."""
+    from skimage.metrics import structural_similarity
+
+    return float(np.mean([structural_similarity(x, y, channel_axis=-1) for x, y in zip(a.numpy(), b.numpy())]))
+
+
+def closed_loop_psnr(frames: Tensor) -> float:
+    """PSNR in dB of the last frame against the first: is it still the same room?"""
+    return psnr(frames[-1], frames[0]).item()
+
+
+def revisit_psnr(frames: Tensor, lag: int = 40) -> float:
+    """PSNR in dB of a *generated* view against the same view `lag` frames later, on a path there and back.
+
+    NaN if the video is too short to have such a pair.
+    """
+    first = (len(frames) - 1 - lag) // 2
+    return psnr(frames[first], frames[len(frames) - 1 - first]).item() if first >= 1 else math.nan
+
+
+def gradient_energy(frames: Tensor, truth: Tensor) -> float:
+    """Mean absolute difference of neighbouring pixels, divided by that of the true video.
+
+    1 is as sharp as the truth; fog is far below. The first frame is given and does not count.
+    """
+
+    def energy(x: Tensor) -> float:
+        x = x[1:].float()
+        return (x.diff(dim=1).abs().mean() + x.diff(dim=2).abs().mean()).item()
+
+    return energy(frames) / max(energy(truth), 1e-9)
+
+
+def colour_drift(frames: Tensor) -> float:
+    """The largest relative change of a colour channel's mean from the first frame to the last."""
+    first, last = (f.float().mean((0, 1)) for f in (frames[0], frames[-1]))
+    return ((last - first).abs() / first.clamp(min=1)).max().item()
+
+
+def measure(frames: Tensor, truth: Tensor, covered: Tensor | None = None, lag: int = 40) -> dict[str, float]:
+    """All `METRICS` of a video on a path there and back.
+
+    Args:
+        truth: the true video of the same path.
+        covered: (T, H, W) bool, pixels that the memory showed; without it `psnr_to_truth_covered` is NaN.
+        lag: of `revisit_psnr`.
+    """
+    return {
+        "closed_loop_psnr": closed_loop_psnr(frames),
+        "revisit_psnr": revisit_psnr(frames, lag),
+        "psnr_to_truth": psnr(frames[1:], truth[1:]).mean().item(),
+        "psnr_to_truth_covered": math.nan if covered is None else mean_psnr(frames, truth, covered),
+        "ssim": ssim(frames[1:], truth[1:]),
+        "gradient_energy": gradient_energy(frames, truth),
+        "colour_drift": colour_drift(frames),
+    }
+
+
+def mean_psnr(frames: Tensor, truth: Tensor, where: Tensor) -> float:
+    """Mean PSNR in dB over all frames but the first, at pixels `where` (T, H, W); frames without any are left out."""
+    return psnr(frames[1:], truth[1:], where[1:]).nanmean().item()
+
+
+def summary(values: Iterable[float]) -> dict[str, float]:
+    """Mean and half width of its 95% interval (normal approximation) of the finite values."""
+    x = np.array([v for v in values if math.isfinite(v)], dtype=float)
+    if not len(x):
+        return {"mean": math.nan, "ci95": math.nan}
+    half = 1.96 * x.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+    return {"mean": float(x.mean()), "ci95": float(half)}
+
+
+def as_pixel_mask(visibility: Tensor, frames: Tensor) -> Tensor:
+    """Which pixels the memory showed: visibility (t, h, w) of latent frames to (T, H, W) of frames (T, H, W, 3).
+
+    A latent frame stands for all pixel frames since the latent frame before it.
+    """
+    each = (len(frames) - 1) // max(1, len(visibility) - 1)
+    seen = torch.cat([visibility[:1], visibility[1:].repeat_interleave(each, 0)])  # (T, h, w)
+    cell = frames.shape[1] // visibility.shape[1]
+    return seen.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+
+
+def ghosts(memory, cameras: Cameras, moving: Tensor) -> Tensor:
+    """Which tokens show something that moved: (P,) bool. Such a token stays where the thing no longer is.
+
+    Args:
+        memory: a `LatentGrid` that wrote the T frames in order.
+        cameras: T of them, at pixel size.
+        moving: (T, H, W) bool, the truth.
+    """
+    share = cells(moving, memory.stride).float().mean(-1)  # (T, h, w)
+    found = torch.zeros(len(memory), dtype=torch.bool)
+    for frame in memory.written.unique().tolist():
+        mine = (memory.written == frame).cpu()
+        uv, _ = cameras[frame].project(memory.positions[mine].cpu())
+        column, row = (uv[0] / memory.stride).floor().long().unbind(1)
+        h, w = share.shape[1:]
+        found[mine] = share[frame, row.clamp(0, h - 1), column.clamp(0, w - 1)] > MOSTLY
+    return found

@@ -1,0 +1,204 @@
+"""Rooms that the model never saw, walked there and back with several methods from equal inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.data.clip import Clip
+from mirage_nb.data.rooms.room import Room
+from mirage_nb.evaluation.metrics import METRICS, as_pixel_mask, measure, summary
+from mirage_nb.memory.baselines import make_memory
+from mirage_nb.models.vae import as_pixels, frame_encoder, spatial_stride
+from mirage_nb.stitching import SegmentResult, new_frames_per_segment, rollout
+
+SCALE = 2  # the RGB memory gets the first frame at so many times its size
+Progress = Callable[[int, int], None]  # called with what is done and how much there is in all
+
+
+@dataclass(frozen=True)
+class Method:
+    """One thing to compare.
+
+    Attributes:
+        make_memory: makes an empty memory.
+        prepare: called before the walk with the empty memory and the given first frame: pixels (1, 3, H, W) in
+            [-1, 1], depth (1, H, W) in metres, and its camera. It may write to the memory.
+        options: of `rollout`, where they are not the pipeline's own.
+    """
+
+    make_memory: Callable[[], object]
+    prepare: Callable[[object, Tensor, Tensor, Cameras], None] | None = None
+    options: Mapping = field(default_factory=dict)
+
+
+def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
+    """Methods for names that `make_memory` knows. The RGB memories also get the first frame at twice its size."""
+    encode = frame_encoder(pipe.vae)
+    options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
+    enlarged = partial(write_enlarged, encode)
+    return {
+        name: Method(partial(make_memory, name, encode, **options), enlarged if name.startswith("rgb") else None)
+        for name in names
+    }
+
+
+def write_enlarged(encode: Callable, memory, pixels: Tensor, depth: Tensor, camera: Cameras) -> None:
+    """Write a picture at twice its size, so that an RGB memory has points between the picture's pixels.
+
+    Args:
+        encode: frames (N, 3, H, W) to latents (N, C, h, w).
+        pixels: (1, 3, H, W) in [-1, 1].
+        depth: (1, H, W) z-depth in metres.
+    """
+    large = interpolate(pixels, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
+    depth = depth.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)  # nearest: no depth is mixed across an edge
+    memory.write(encode(large), depth, camera.resize(tuple(large.shape[2:])), frames=large)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What `walk` generated for B scenes: the memories as they are at its end, and the results of all segments."""
+
+    memories: list
+    segments: list[SegmentResult]
+
+    @property
+    def frames(self) -> Tensor:
+        """(B, T, H, W, 3) uint8"""
+        return torch.cat([segment.frames for segment in self.segments], 1)
+
+    def covered(self, scene: int) -> Tensor:
+        """(T, H, W) bool: pixels of a scene that the memory showed."""
+        visibility = torch.cat([segment.visibility[scene] for segment in self.segments])
+        return as_pixel_mask(visibility, self.frames[scene])
+
+    @property
+    def seconds_per_segment(self) -> float:
+        """Mean seconds of a segment of one scene."""
+        return sum(sum(s.seconds.values()) for s in self.segments) / len(self.segments) / len(self.memories)
+
+
+@torch.no_grad()
+def walk(
+    pipe,
+    method: Method,
+    clips: Sequence[Clip],
+    seeds: Sequence[int],
+    *,
+    steps: int = 2,
+    depth: Tensor | None = None,
+    on_segment: Callable[[], None] | None = None,
+) -> Walk:
+    """Walk the paths of B clips of one length, each from the clip's first frame.
+
+    Args:
+        pipe: a `MiragePipeline`.
+        seeds: B of them, of the noise.
+        steps: denoising steps per segment.
+        depth: (B, T, H, W) of all frames or (B, 1, H, W) of the first ones, in metres; by default it is estimated.
+        on_segment: called after each segment.
+    """
+    memories = [method.make_memory() for _ in clips]
+    image = torch.stack([clip.frames[0] for clip in clips])
+    if method.prepare is not None:
+        device = next(pipe.transformer.parameters()).device
+        pixels, cameras = as_pixels(image).to(device), [clip.cameras[[0]].to(device) for clip in clips]
+        if depth is None:  # rollout gets it as well, so that both writes of the first frame have the same depth
+            depth = pipe.depth_estimator.predict(pixels, torch.cat([c.intrinsics for c in cameras]))[:, None]
+        for scene, memory in enumerate(memories):
+            method.prepare(memory, pixels[[scene]], depth[scene, :1].to(device), cameras[scene])
+    options = dict(references=pipe.config.references, preceding=pipe.config.preceding) | dict(method.options)
+    segments = []
+    for result in rollout(
+        pipe, memories, image, [clip.cameras for clip in clips], seeds=list(seeds), num_inference_steps=steps,
+        depth=depth, **options,
+    ):  # fmt: skip
+        segments.append(result)
+        if on_segment is not None:
+            on_segment()
+    return Walk(memories, segments)
+
+
+def there_and_back_room(seed: int, num_frames: int, size: tuple[int, int] = (128, 128)) -> Clip:
+    """The true walk through a room, out and back the same way. Nothing moves, so the truth is a closed loop."""
+    if num_frames % 2 == 0:
+        raise ValueError(f"num_frames: a path there and back has an odd number of frames, got {num_frames}")
+    room, half = Room(seed), num_frames // 2 + 1
+    out = room.walk(half, size=size)
+    clip = room.render(out, times=torch.zeros(half))
+    back = list(range(half)) + list(range(half - 2, -1, -1))
+    return Clip(clip.frames[back], clip.depth[back], out[back], clip.moving[back], clip.sky[back])
+
+
+def evaluate_rooms(
+    pipe,
+    seeds: Sequence[int],
+    num_frames: int = 49,
+    methods: Sequence[str] | Mapping[str, Method] = ("latent", "rgb", "none"),
+    *,
+    num_inference_steps: int = 2,
+    true_depth: bool = False,
+    batch: int = 16,
+    progress: Progress | None = None,
+) -> tuple[dict, dict[int, dict[str, Tensor]]]:
+    """Walk the same rooms, along the same paths there and back, from the same noise, with each method.
+
+    Args:
+        pipe: a `MiragePipeline`.
+        seeds: of the rooms and of their noise; those from 900000 on were never trained on.
+        methods: names of memories (`make_memory`), or methods of one's own by name.
+        true_depth: give the exact depth of every frame. A generated picture differs from the truth, so its depth does,
+            too: this is an upper bound for the geometry, not a fair comparison.
+        batch: rooms generated at once.
+
+    Returns:
+        A report, `methods.NAME.METRIC.{mean,ci95}` and `rooms.SEED.NAME.METRIC`; and the videos,
+        {seed: {"truth": (T, H, W, 3), NAME: ...}}.
+    """
+    methods = methods if isinstance(methods, Mapping) else methods_by_name(pipe, methods)
+    lag = max(40, (num_frames - 2) // 40 * 40)  # 40 frames, as the paper's chunks; 80 where the walk is long
+    groups = [list(seeds[i : i + batch]) for i in range(0, len(seeds), batch)]
+    per_walk = -(-(num_frames - 1) // new_frames_per_segment(pipe))
+    done, total = count(1), per_walk * len(groups) * len(methods)
+
+    def on_segment() -> None:
+        if progress is not None:
+            progress(next(done), total)
+
+    figures: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in seeds}
+    videos: dict[int, dict[str, Tensor]] = {}
+    for group in groups:
+        clips = [there_and_back_room(seed, num_frames) for seed in group]
+        videos |= {seed: {"truth": clip.frames} for seed, clip in zip(group, clips)}
+        depth = torch.stack([clip.depth for clip in clips]) if true_depth else None
+        for name, method in methods.items():
+            walked = walk(pipe, method, clips, group, steps=num_inference_steps, depth=depth, on_segment=on_segment)
+            for scene, (seed, clip) in enumerate(zip(group, clips)):
+                frames, memory = walked.frames[scene], walked.memories[scene]
+                videos[seed][name] = frames
+                figures[seed][name] = measure(frames, clip.frames, walked.covered(scene), lag) | {
+                    "seconds_per_segment": walked.seconds_per_segment,
+                    "bytes": float(memory.nbytes),
+                    "tokens": float(len(memory)),
+                }
+    columns = (*METRICS, "seconds_per_segment", "bytes", "tokens")
+    means = {name: {m: summary(room[name][m] for room in figures.values()) for m in columns} for name in methods}
+    settings = dict(
+        seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, true_depth=true_depth,
+        revisit_lag=lag,
+    )  # fmt: skip
+    return {"settings": settings, "methods": means, "rooms": {str(s): room for s, room in figures.items()}}, videos
+
+
+def best_median_worst(report: dict, name: str) -> dict[str, int]:
+    """Seeds of the rooms whose loop closes best, middling and worst with one method."""
+    order = sorted(report["rooms"], key=lambda seed: report["rooms"][seed][name]["closed_loop_psnr"])
+    return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
