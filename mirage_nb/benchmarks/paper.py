@@ -7,35 +7,30 @@ Weights are random: time and bytes do not depend on their values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
 
-from mirage_nb.benchmarks.measure import Results, clock_of, one_thread
-from mirage_nb.benchmarks.operations import TEXT_TOKENS
-from mirage_nb.benchmarks.race import MEMORIES, Progress
+from mirage_nb.benchmarks.measure import clock_of, machine, one_thread
+from mirage_nb.benchmarks.race import MEMORIES, summarise
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.denoising import denoise
 from mirage_nb.masking import writable
-from mirage_nb.memory.baselines import RGBPointCloud, make_memory
-from mirage_nb.models.presets import (
-    WAN22_FRAMES,
-    WAN22_SIZE,
-    WAN22_TRANSFORMER,
-    WAN22_VAE,
-    build_scheduler,
-)
+from mirage_nb.memory import RGBPointCloud, make_memory
+from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, WAN22_TRANSFORMER, WAN22_VAE, build_scheduler
 from mirage_nb.models.vae import as_pixels, decode, encode, use_frame_kernels
 from mirage_nb.paths import camera_path
 
 STEPS, FLOW_SHIFT = 20, 5.0  # denoising steps of a chunk and the schedule's shift (paper)
-ROOM = 900007
+TEXT_TOKENS = 512  # Wan pads its prompts to so many
+ROOM = 900007  # a held-out room with much to see all around
 RENDERED = 3  # frames of a chunk that an RGB memory renders on the CPU; their time is scaled to all frames
 
 
@@ -63,27 +58,8 @@ class Scale:
         return self.channels, self.new_frames // self.temporal_stride + 1, height, width
 
 
-def notes(scale: Scale, runs: int, device: torch.device) -> list[str]:
-    """What a reader of the figures has to know."""
-    path = (
-        f"A camera turns once around a ray-cast room in {scale.chunks} chunks of {scale.frames} frames; {scale.keys} "
-        "key frames a chunk are written into every memory, with exact depth. The latent memories read "
-        f"{scale.latent_shape[1]} latent frames, the RGB ones render {scale.frames} frames and encode them; times are "
-        f"divided by the {scale.new_frames} new frames of a chunk."
-    )
-    if device.type == "cuda":
-        return [path, f"Denoising took {STEPS} steps of the 5B transformer with random weights. Depth was left out."]
-    return [
-        path,
-        f"On the CPU one chunk was encoded once, in bf16 (every other figure is of {runs} runs), and a render took "
-        f"{RENDERED} of the {scale.frames} frames, scaled. Denoising, decoding and depth were left out: the 5B "
-        "transformer would take hours a chunk on a processor. A GPU speeds up the encode more than the readout, so the "
-        "ratio of their times is a processor's; that of the bytes is not.",
-    ]
-
-
 def random_wan_vae(device: torch.device, decoder: bool = True):
-    """Wan2.2's VAE with random weights; its decoder, most of its weights, can be small."""
+    """Wan2.2's VAE with random weights; its decoder, most of its weights, can be left tiny."""
     from diffusers import AutoencoderKLWan
 
     config = WAN22_VAE | ({} if decoder else {"decoder_base_dim": 8})
@@ -97,26 +73,19 @@ def random_wan_transformer(device: torch.device):
     return _random(lambda: MirageTransformer3DModel(**WAN22_TRANSFORMER), device)
 
 
-def _random(build: Callable, device: torch.device):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            torch.manual_seed(0)
-            return build().eval().requires_grad_(False).to(device, torch.bfloat16)
-    finally:
-        torch.set_default_dtype(before)
+def _random(build: Callable[[], nn.Module], device: torch.device) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return build().eval().requires_grad_(False).to(torch.bfloat16)
 
 
-def once_around(scale: Scale, say: Callable[[str], None] = print) -> tuple[Cameras, list[Clip]]:
+def once_around(scale: Scale) -> tuple[Cameras, list[Clip]]:
     """A camera that turns once around in a room: the cameras of all pixel frames and of one chunk more, and the key
     frames of each chunk."""
     room, total = Room(ROOM, moving=0), scale.chunks * scale.new_frames
     c2w = camera_path("pan_left", total + scale.frames, room.start(), degrees_per_frame=360 / total)
-    cameras = Cameras(c2w, default_intrinsics(scale.size), scale.size)
-    step, clips = scale.new_frames // scale.keys, []
-    for chunk in range(scale.chunks):
-        say(f"ray-casting chunk {chunk + 1} of {scale.chunks}")
+    cameras, step, clips = Cameras(c2w, default_intrinsics(scale.size), scale.size), scale.new_frames // scale.keys, []
+    for chunk in tqdm(range(scale.chunks), desc="ray-casting", unit="chunk"):
         at = [chunk * scale.new_frames + step * (k + 1) for k in range(scale.keys)]
         clips.append(room.render(cameras[at], torch.zeros(len(at)), chunk=1))
     return cameras, clips
@@ -159,12 +128,12 @@ def walk(name: str, scale: Scale, cameras: Cameras, clips: Sequence[Clip], devic
 
 
 @torch.no_grad()
-def measure_encode(vae, scale: Scale, device: torch.device) -> dict[str, float]:
+def measure_encode(vae, scale: Scale, device: torch.device) -> float:
     """Seconds to encode one chunk of random pixels."""
     video, clock = torch.rand(1, 3, scale.frames, *scale.size, device=device) * 2 - 1, clock_of(device)
     start = clock()
-    latents = encode(vae, video)
-    return {"encode": clock() - start, "finite": bool(latents.isfinite().all())}
+    encode(vae, video)
+    return clock() - start
 
 
 @torch.no_grad()
@@ -183,48 +152,81 @@ def measure_generation(vae, transformer, scale: Scale, steps: int = STEPS) -> di
 
 
 def race(
-    scale: Scale,
-    results: Results,
+    scale: Scale = Scale(),
     runs: int = 5,
     memories: Sequence[str] = MEMORIES,
     device: torch.device = torch.device("cpu"),
     vae: Callable = random_wan_vae,
     transformer: Callable = random_wan_transformer,
-    progress: Progress = lambda done, total, what: None,
-) -> dict[str, list[dict]]:
-    """Race the memories' paths. Finished parts are kept in `results`.
+) -> dict:
+    """Race the memories' paths.
 
     On the CPU, on one thread, one chunk is encoded once, a render takes 3 of its 33 frames, and denoising and decoding
     are left out: the transformer would take hours. On a GPU everything is measured in every run.
 
     Args:
-        vae, transformer: called to build them, with the device.
+        vae, transformer: called with the device to build them.
 
     Returns:
-        The runs of each memory, as `race.race` returns them.
+        A report as that of `race.race`.
     """
-    everything, done, total = device.type == "cuda", 0, runs * (len(memories) + 1)
-    repeats, rendered = (runs, scale.frames) if everything else (1, RENDERED)
-    # What was already measured needs no model and no rays.
-    codec, network = lru_cache(1)(lambda: vae(device, decoder=everything)), lru_cache(1)(lambda: transformer(device))
-    scene = lru_cache(1)(lambda: once_around(scale, lambda what: progress(done, total, what)))
+    gpu = device.type == "cuda"
     raw: dict[str, list[dict]] = {name: [] for name in memories}
     with one_thread():
-        progress(done, total, "VAE encode")
-        shared = [results.once(f"{r}-encode", lambda: measure_encode(codec(), scale, device)) for r in range(repeats)]
-        if everything:
-            for run, seconds in enumerate(shared):
-                seconds |= results.once(f"{run}-generation", lambda: measure_generation(codec(), network(), scale))
-        for run in range(runs):
-            for index, name in enumerate(memories):
-                done = runs + run * len(memories) + index
-                progress(done, total, f"run {run + 1}, {name}")
-                task = lambda: walk(name, scale, *scene(), device, rendered)  # noqa: B023, E731
-                raw[name].append(results.once(f"{run}-{name}", task))
-    progress(total, total, "")
-    for name, walks in raw.items():
-        stages = (("encode",) if name.startswith("rgb") else ()) + (("denoise", "decode") if everything else ())
-        for walked, seconds in zip(walks, shared):
-            for chunk in walked["chunks"]:
-                chunk["seconds"] |= {stage: seconds[stage] for stage in stages}
-    return raw
+        codec, network = vae(device, decoder=gpu), transformer(device) if gpu else None
+        cameras, clips = once_around(scale)
+        for run in tqdm(range(runs), desc="race", unit="run"):
+            encoding = {"encode": measure_encode(codec, scale, device)} if gpu or run == 0 else {}
+            generation = measure_generation(codec, network, scale) if gpu else {}
+            for name in memories:
+                walked = walk(name, scale, cameras, clips, device, scale.frames if gpu else RENDERED)
+                for chunk in walked["chunks"]:
+                    chunk["seconds"] |= generation | (encoding if name.startswith("rgb") else {})
+                raw[name].append(walked)
+    notes = [
+        f"A camera turns once around a ray-cast room in {scale.chunks} chunks of {scale.frames} frames; {scale.keys} "
+        "key frames a chunk are written into every memory, with exact depth. The latent memories read "
+        f"{scale.latent_shape[1]} latent frames, the RGB ones render {scale.frames} frames and encode them; times are "
+        f"divided by the {scale.new_frames} new frames of a chunk."
+    ]
+    if gpu:
+        notes.append(f"Denoising took {STEPS} steps of the 5B transformer with random weights. Depth was left out.")
+    else:
+        notes.append(
+            f"On the CPU the encode was measured once, and a render took {RENDERED} of the {scale.frames} frames, "
+            "scaled. Denoising, decoding and depth were left out. A GPU speeds up the encode more than the readout, so "
+            "the ratio of their times is a processor's; that of the bytes is not."
+        )
+    settings = {"runs": runs, **vars(scale)}
+    about, memories = machine(device, threads=1), summarise(raw)
+    return {"scale": "paper", "settings": settings, "machine": about, "notes": notes, "memories": memories}
+
+
+@torch.no_grad()
+def chunk_operations(parts: Mapping[str, nn.Module], scale: Scale = Scale()) -> dict[str, int]:
+    """Floating-point operations of one chunk, counted by torch on the real modules; a multiplication with its addition
+    counts as two.
+
+    Args:
+        parts: `vae` and `transformer` on the meta device, from `full_size.full_size_parts`: no weights, no memory.
+
+    Returns:
+        `encode`, the VAE encode of all frames, which only an RGB memory needs; `step`, one denoising step without past
+        frames beside the chunk; and `decode`.
+    """
+    vae, transformer = parts["vae"], parts["transformer"]
+
+    def counted(task: Callable[[], object]) -> int:
+        with FlopCounterMode(display=False) as counter:
+            task()
+        return counter.get_total_flops()
+
+    with torch.device("meta"):
+        video, latents = torch.zeros(1, 3, scale.frames, *scale.size), torch.zeros(1, *scale.latent_shape)
+        control = torch.zeros(1, transformer.config.vace_in_channels, *scale.latent_shape[1:])
+        timesteps, text = torch.zeros(1, latents.shape[2]), torch.zeros(1, TEXT_TOKENS, transformer.config.text_dim)
+        return {
+            "encode": counted(lambda: vae.encode(video)),
+            "step": counted(lambda: transformer(latents, timesteps, control, text)),
+            "decode": counted(lambda: vae.decode(latents)),
+        }

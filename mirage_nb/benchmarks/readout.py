@@ -7,24 +7,23 @@ of a room of 10 x 3 x 14 m.
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mirage_nb.benchmarks.measure import medians, one_thread
+from mirage_nb.benchmarks.measure import one_thread
 from mirage_nb.cameras import Cameras
-from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.memory import LatentGrid
 from mirage_nb.reprojection import NEAR, Readout, project, reproject
 
-# The paper's: 9 latent frames of 704 x 1280 pixels a chunk, 64 degrees across.
-VIEWS, GRID, STRIDE, CHANNELS, FOCAL = 9, (44, 80), 16, 48, 64.0  # the focal length in cells
+VIEWS, GRID, STRIDE, CHANNELS, FOCAL = 9, (44, 80), 16, 48, 64.0  # the paper's; the focal length in cells
 ROOM = torch.tensor([5.0, 1.5, 7.0])  # metres from its middle to its walls
-FRAMES = (45, 284)  # written: 158,400 tokens, five chunks that keep all; and a million
+FRAMES = (45, 284)  # that are written: 158,400 tokens, five chunks of nine latent frames; and a million
 TURN = {"in view": 0.1, "room": math.pi}  # radians to each side that the written views turn
-PLOTS = (1, 10, 100)  # rooms of 28 written frames, about 100,000 tokens each; the cameras see one of them
-SLOW = 2000  # milliseconds: what takes longer is run once
-FIELDS = ("index", "visibility", "latents", "depth")
+PLOTS, PLOT_FRAMES = (1, 10, 100), 28  # rooms of about 100,000 tokens each, of which the cameras see one
 
 
 def plain_readout(points: Tensor, tokens: Tensor, cameras: Cameras) -> Readout:
@@ -58,8 +57,8 @@ def views(yaw: Tensor, position: Tensor) -> Cameras:
     c2w[:, 0, 0] = c2w[:, 2, 2] = yaw.cos()
     c2w[:, 0, 2], c2w[:, 2, 0] = yaw.sin(), -yaw.sin()
     c2w[:, :3, 3] = position
-    size = (GRID[0] * STRIDE, GRID[1] * STRIDE)
-    return Cameras(c2w, STRIDE * torch.tensor([FOCAL, FOCAL, GRID[1] / 2, GRID[0] / 2]), size)
+    intrinsics = STRIDE * torch.tensor([FOCAL, FOCAL, GRID[1] / 2, GRID[0] / 2])
+    return Cameras(c2w, intrinsics, (GRID[0] * STRIDE, GRID[1] * STRIDE))
 
 
 def read_views() -> Cameras:
@@ -68,72 +67,55 @@ def read_views() -> Cameras:
     return views(0.02 * (steps - VIEWS // 2), steps[:, None] * torch.tensor([0.0, 0.0, 0.05]))
 
 
-def write_views(grid: LatentGrid, count: int, turn: float, seed: int, away: Tensor | None = None) -> None:
+def write_views(grid: LatentGrid, count: int, turn: float, seed: int, away: Tensor = torch.zeros(3)) -> None:
     """Write `count` views of the room: random tokens at the depth of its walls.
 
     Args:
         turn: each view turns by at most this many radians to each side.
-        away: (3,) metres by which the room is moved.
+        away: (3,) metres by which the room and the views in it are moved.
     """
     g = torch.Generator().manual_seed(seed)
-    cameras = views(turn * (2 * torch.rand(count, generator=g) - 1), torch.rand(count, 3, generator=g) - 0.5)
-    origins, directions = cameras.downscale(STRIDE).rays()
+    yaw, position = turn * (2 * torch.rand(count, generator=g) - 1), torch.rand(count, 3, generator=g) - 0.5
+    origins, directions = views(yaw, position).downscale(STRIDE).rays()
     depth = ((ROOM * directions.sign() - origins[:, None, None]) / directions).amin(-1)  # (N, h, w)
-    if away is not None:
-        cameras.c2w[:, :3, 3] += away
+    cameras = views(yaw, position + away)
     for index in range(count):
         latents = torch.randn(1, CHANNELS, *GRID, generator=g).half()
         grid.write(latents, depth[[index]], cameras[[index]])
 
 
-def same(a: Readout, b: Readout) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in FIELDS)
-
-
 def readouts(seed: int, say: Callable[[str], None], frames: tuple[int, ...] = FRAMES) -> list[dict]:
-    """Rows of milliseconds for 9 views: `plain_ms`; `all_ms`, `reproject` on all tokens; and `grid_ms`, the memory's
-    own read, which also gives each token the extent of its surface.
-
-    Raises:
-        RuntimeError: two ways to read differ.
-    """
+    """Rows of milliseconds for 9 views: `plain_ms` of `plain_readout`; `points_ms` of the memory, for the same result;
+    and `splats_ms` of its default read, which also gives each token the extent of its surface."""
     cameras, rows = read_views(), []
-    latent = cameras.downscale(STRIDE)
     for scene, turn in TURN.items():
         for count in frames:
             grid = LatentGrid(stride=STRIDE, channels=CHANNELS, policy="append")
             write_views(grid, count, turn, seed)
             say(f"readout: {len(grid):,} tokens, {scene}")
-            points, tokens, footprints = grid.positions, grid.tokens, grid.footprints
+            columns = grid.positions, grid.tokens, cameras.downscale(STRIDE)
             with one_thread():
-                plain = plain_readout(points, tokens, latent)
-            whole = reproject(points, tokens, latent, footprints)
-            if not same(plain, reproject(points, tokens, latent)) or not same(whole, grid.read(cameras)):
-                raise RuntimeError(f"the readouts of {len(grid)} tokens, {scene}, differ")
-            slow = medians(1, plain_ms=lambda: plain_readout(points, tokens, latent))
-            steps = dict(all_ms=lambda: reproject(points, tokens, latent), grid_ms=lambda: grid.read(cameras))
-            if slow["plain_ms"] < SLOW:
-                steps["plain_ms"] = lambda: plain_readout(points, tokens, latent)
-            times = slow | medians(5, **steps)
-            rows.append({"scene": scene, "tokens": len(grid), "cells_hit": int(plain.visibility.sum())} | times)
+                _check_same(plain_readout(*columns), grid.read(cameras, splats=False))
+            rows.append({"scene": scene, "tokens": len(grid), "plain_ms": _milliseconds(plain_readout, *columns)})
+            rows[-1]["points_ms"] = _milliseconds(grid.read, cameras, splats=False)
+            rows[-1]["splats_ms"] = _milliseconds(grid.read, cameras)
     return rows
 
 
 def growing(seed: int, say: Callable[[str], None], plots: tuple[int, ...] = PLOTS) -> list[dict]:
-    """A scene that grows room by room, of which the cameras see the first: rows of milliseconds for 9 views, `read_ms`
-    of the memory and `all_ms` of `reproject` on all tokens."""
+    """A scene that grows room by room, of which the cameras see the first: rows of milliseconds for 9 views, `ms` of
+    the memory and `all_ms` of `reproject`, which goes through all tokens."""
     grid, written, rows, cameras = LatentGrid(stride=STRIDE, channels=CHANNELS, policy="append"), 0, [], read_views()
     for total in plots:
-        while written < total:  # all but the first stand in rows of ten behind the cameras
-            away = torch.tensor([20.0 * (written % 10 - 4.5), 0.0, -15.0 * (1 + written // 10)]) * (written > 0)
-            write_views(grid, 28, TURN["in view"], seed, away)
-            written += 1
+        for plot in range(written, total):  # all but the first stand in rows of ten behind the cameras
+            away = torch.tensor([20.0 * (plot % 10 - 4.5), 0.0, -15.0 * (1 + plot // 10)]) * (plot > 0)
+            write_views(grid, PLOT_FRAMES, TURN["in view"], seed, away)
+        written = total
         say(f"growing scene: {len(grid):,} tokens")
-        columns = (grid.positions, grid.tokens, cameras.downscale(STRIDE), grid.footprints)
-        if not same(grid.read(cameras), reproject(*columns)):
-            raise RuntimeError("the memory's readout differs from that of all tokens")
-        times = medians(5, read_ms=lambda: grid.read(cameras)) | medians(3, all_ms=lambda: reproject(*columns))
-        rows.append({"tokens": len(grid)} | times)
+        columns = grid.positions, grid.tokens, cameras.downscale(STRIDE), grid.footprints
+        _check_same(reproject(*columns), grid.read(cameras))
+        row = {"tokens": len(grid), "ms": _milliseconds(grid.read, cameras)}
+        rows.append(row | {"all_ms": _milliseconds(reproject, *columns)})
     return rows
 
 
@@ -141,3 +123,18 @@ def measure_readout(seed: int = 0, say: Callable[[str], None] = print) -> dict:
     """All of it: `readout` and `growing`, lists of rows."""
     report = {"threads": torch.get_num_threads(), "torch": torch.__version__, "seed": seed}
     return report | {"readout": readouts(seed, say), "growing": growing(seed, say)}
+
+
+def _check_same(a: Readout, b: Readout) -> None:
+    if not all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("index", "latents", "depth")):
+        raise RuntimeError("two ways to read the same tokens differ")
+
+
+def _milliseconds(task: Callable, *args, **options) -> float:
+    """The median of five calls."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        task(*args, **options)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from mirage_nb.benchmarks.race import MEMORY_STAGES, PUBLISHED, STAGES, ratios
-from mirage_nb.viz.base import title_of
+from mirage_nb.benchmarks.race import MEMORY_STAGES, STAGES, ratios
+from mirage_nb.viz.video import title_of
 
 CHUNK = 5  # of the tables: the last chunk that was published
 Rows = list[list[str]]
+# Of whole systems, not only of the memory (arXiv 2606.09828).
+PUBLISHED: Rows = [
+    ["published (one H100, end to end)", "s per frame, chunk 1", "chunk 5", "MiB after 5 chunks"],
+    ["Mirage", "0.79", "0.25", "2.25"],
+    ["GEN3C", "2.80", "2.90", "43.8"],
+    ["Spatia", "4.03", "7.63", "124"],
+    ["VMem", "4.07", "7.25", "78.8"],
+]
 
 
 def seconds(value: dict | None) -> str:
@@ -16,7 +22,7 @@ def seconds(value: dict | None) -> str:
     if value is None:
         return "–"
     unit, factor = ("s", 1) if value["median"] >= 1 else ("ms", 1e3) if value["median"] >= 1e-3 else ("µs", 1e6)
-    return _with_range(value, lambda x: _short(x * factor), f" {unit}")
+    return _with_range(value, factor, unit)
 
 
 def size(number: float) -> str:
@@ -32,9 +38,9 @@ def times(x: float) -> str:
     return f"{x:,.0f} x" if x >= 99.5 else f"{x:.3g} x"
 
 
-def _with_range(value: dict, text: Callable[[float], str], unit: str = "") -> str:
-    middle, low, high = (text(value[k]) for k in ("median", "low", "high"))
-    return f"{middle}{unit}" + (f" ({low} to {high})" if value["runs"] > 1 else "")
+def _with_range(value: dict, factor: float, unit: str) -> str:
+    middle, low, high = (_short(value[k] * factor) for k in ("median", "low", "high"))
+    return f"{middle} {unit}" + (f" ({low} to {high})" if value["runs"] > 1 else "")
 
 
 def _short(x: float) -> str:
@@ -44,16 +50,14 @@ def _short(x: float) -> str:
 def memory_rows(report: dict, chunk: int = CHUNK) -> Rows:
     """What each memory itself takes and holds, and how many times the latent memory's that is."""
     over = ratios(report["memories"], chunk, stages=MEMORY_STAGES)
-    rows = [[f"after {chunk} chunks, for each frame", "write", "read or render", "VAE encode", "all, over latent",
-             "memory", "over latent"]]  # fmt: skip
+    head = [f"after {chunk} chunks, per frame", "write", "read or render", "VAE encode", "all, over latent"]
+    rows = [[*head, "memory", "over latent"]]
     for name, memory in report["memories"].items():
         row = memory["chunks"][chunk - 1]
-        if not row["bytes"]["median"]:
-            continue
-        ratio = over.get(name, {"time": 1.0, "bytes": 1.0})
-        per_frame = [seconds(row["seconds_per_frame"][stage]) for stage in ("write", "read", "encode")]
-        rows.append([title_of(name), *per_frame, times(ratio["time"]), size(row["bytes"]["median"]),
-                     times(ratio["bytes"])])  # fmt: skip
+        if held := row["bytes"]["median"]:
+            cells = [seconds(row["seconds_per_frame"][stage]) for stage in ("write", "read", "encode")]
+            cells += [times(over[name]["time"]), size(held), times(over[name]["bytes"])]
+            rows.append([title_of(name), *cells])
     return rows
 
 
@@ -61,28 +65,16 @@ def stage_rows(report: dict, chunk: int = 0) -> Rows:
     """Milliseconds per frame of every stage that was measured, at one chunk; 0 is the last one."""
     memories = report["memories"]
     parts = {name: memory["chunks"][chunk - 1] for name, memory in memories.items()}
-    chunk = parts["latent"]["chunk"]
+    number = next(iter(parts.values()))["chunk"]
     stages = [s for s in STAGES if any(row["seconds_per_frame"][s] for row in parts.values())]
-    closes = any(memory["closed_loop_psnr"] for memory in memories.values())
-    rows = [[f"chunk {chunk}, ms per frame", *stages, "all", "over latent", "memory"] + ["closed loop"] * closes]
-    over = ratios(memories, chunk)
+    over, rows = ratios(memories, number), [[f"chunk {number}, ms per frame", *stages, "all", "over latent", "memory"]]
+    rows[0] += ["closed loop"]
     for name, row in parts.items():
         values = [row["seconds_per_frame"][s] for s in stages]
         cells = [_short(1e3 * v["median"]) if v else "–" for v in values]
-        cells += [_with_range(row["total"], lambda x: _short(1e3 * x)), times(over[name]["time"] if name in over else 1)]
-        cells.append(size(row["bytes"]["median"]))
-        if closes:
-            cells.append(_with_range(memories[name]["closed_loop_psnr"], lambda x: f"{x:.1f}", " dB"))
-        rows.append([title_of(name), *cells])
-    return rows
-
-
-def published_rows() -> Rows:
-    """The published figures, marked as published."""
-    rows = [["published (one H100, end to end)", "s per frame, chunk 1", f"chunk {CHUNK}", f"MiB after {CHUNK} chunks"]]
-    for name, figures in PUBLISHED.items():
-        time, mib = figures["seconds_per_frame"], figures["mib"]
-        rows.append([name, f"{time[0]:.2f}", f"{time[CHUNK - 1]:.2f}", f"{mib[CHUNK - 1]:g}"])
+        cells += [_with_range(row["total"], 1e3, "ms"), times(over[name]["time"]), size(row["bytes"]["median"])]
+        closed = memories[name]["closed_loop_psnr"]
+        rows.append([title_of(name), *cells, _with_range(closed, 1, "dB") if closed else "–"])
     return rows
 
 

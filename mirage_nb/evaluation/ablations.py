@@ -12,10 +12,13 @@ from torch.nn.functional import interpolate
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.evaluation.rooms import Method, methods_by_name
+from mirage_nb.extras.densify import densify
 from mirage_nb.masking import writable
-from mirage_nb.memory.grid import LatentGrid
-from mirage_nb.models.vae import spatial_stride
-from mirage_nb.reprojection import Readout, reproject
+from mirage_nb.memory import LatentGrid
+from mirage_nb.models.vae import frame_encoder, spatial_stride
+from mirage_nb.reprojection import Readout
+
+JUMP = 0.05  # relative jump in depth that makes an edge
 
 
 class BilinearDepth(LatentGrid):
@@ -39,7 +42,7 @@ class NoEdges(LatentGrid):
     """Cells on depth edges, whose tokens mix two surfaces, are not written."""
 
     def write(self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, **options) -> int:
-        clean = writable(depth, stride=cameras.size[0] // latents.shape[2])
+        clean = writable(depth, stride=cameras.size[0] // latents.shape[2], edge_threshold=JUMP)
         return super().write(latents, depth, cameras, clean if mask is None else clean & mask, **options)
 
 
@@ -47,12 +50,14 @@ class NearestPoint(LatentGrid):
     """The paper's readout: the nearest point takes the cell, and a token is as small as a point."""
 
     def read(self, cameras: Cameras) -> Readout:
-        return reproject(self.positions, self.tokens, cameras.downscale(self.stride))
+        return super().read(cameras, splats=False)
 
 
 def variants(pipe) -> dict[str, Method]:
     """The methods to compare, named by what is different about them."""
     options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
+
+    grid = partial(LatentGrid, **options)
 
     def changed(kind: type = LatentGrid, **changes) -> Method:
         return Method(partial(kind, **options | changes))
@@ -61,7 +66,7 @@ def variants(pipe) -> dict[str, Method]:
     past = dict(references=0, preceding=0) if shown else dict(references=4, preceding=2)  # the paper's numbers
     named = methods_by_name(pipe, ("none", "rgb"))
     return {
-        "ours": changed(),
+        "ours": Method(grid),
         "no memory": named["none"],
         "RGB point cloud": named["rgb"],
         "appended, nearest point": changed(NearestPoint, policy="append"),
@@ -72,5 +77,6 @@ def variants(pipe) -> dict[str, Method]:
         "bilinear depth": changed(BilinearDepth),
         "no depth edges": changed(NoEdges),
         "lifted from corners": changed(CornerLift),
-        f"{'without' if shown else 'with'} past frames": Method(partial(LatentGrid, **options), options=past),
+        "first frame densified": Method(grid, partial(densify, encode=frame_encoder(pipe.vae))),
+        f"{'without' if shown else 'with'} past frames": Method(grid, options=past),
     }

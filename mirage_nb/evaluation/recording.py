@@ -25,14 +25,14 @@ def evaluate_recording(
     """Walk the path of a recording with each memory, once for each noise.
 
     Args:
-        memories: names; `psnr_covered` of all of them is measured where the first one covers the frames.
+        memories: names; `psnr_to_truth_covered` of all of them is measured at the pixels that the first one shows.
         seeds: of the noise. The report's intervals are over them.
         given_depth: use the recorded depth of every frame, otherwise that of the first frame alone.
         progress: called after each walk.
 
     Returns:
-        A report, `methods.NAME.{psnr_to_truth,psnr_covered}.{mean,ci95}` in dB and the share of `covered` pixels; and
-        the videos of the first seed, {"recorded": (T, H, W, 3), NAME: ...}.
+        A report, `methods.NAME.METRIC.{mean,ci95}` of `psnr_to_truth` and `psnr_to_truth_covered` in dB, and the share
+        of `covered` pixels; and the videos of the first seed, {"recorded": (T, H, W, 3), NAME: ...}.
     """
     methods, depth = methods_by_name(pipe, memories), clip.depth if given_depth else clip.depth[:1]
     everywhere = torch.ones_like(clip.depth, dtype=torch.bool)
@@ -46,7 +46,7 @@ def evaluate_recording(
                 covered = walked.covered(0)
                 shares.append(covered[1:].float().mean().item())
             videos.setdefault(name, frames)
-            compared = {"psnr_to_truth": everywhere, "psnr_covered": covered}
+            compared = {"psnr_to_truth": everywhere, "psnr_to_truth_covered": covered}
             figures[name].append({key: mean_psnr(frames, clip.frames, where) for key, where in compared.items()})
             done += 1
             if progress is not None:

@@ -14,8 +14,9 @@ from torch.nn.functional import interpolate
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
+from mirage_nb.depth_alignment import NO_SCALE
 from mirage_nb.evaluation.metrics import METRICS, as_pixel_mask, measure, summary
-from mirage_nb.memory.baselines import make_memory
+from mirage_nb.memory import Memory, make_memory
 from mirage_nb.models.vae import as_pixels, frame_encoder, spatial_stride
 from mirage_nb.stitching import SegmentResult, new_frames_per_segment, rollout
 
@@ -29,13 +30,13 @@ class Method:
 
     Attributes:
         make_memory: makes an empty memory.
-        prepare: called before the walk with the empty memory and the given first frame: pixels (1, 3, H, W) in
-            [-1, 1], depth (1, H, W) in metres, and its camera. It may write to the memory.
+        prepare: called before the walk with the empty memory, the given image (H, W, 3) uint8, its depth (H, W) in
+            metres, and its camera. It may write to the memory.
         options: of `rollout`, where they are not the pipeline's own.
     """
 
-    make_memory: Callable[[], object]
-    prepare: Callable[[object, Tensor, Tensor, Cameras], None] | None = None
+    make_memory: Callable[[], Memory]
+    prepare: Callable[[Memory, Tensor, Tensor, Cameras], object] | None = None
     options: Mapping = field(default_factory=dict)
 
 
@@ -43,24 +44,24 @@ def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
     """Methods for names that `make_memory` knows. The RGB memories also get the first frame at twice its size."""
     encode = frame_encoder(pipe.vae)
     options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
-    enlarged = partial(write_enlarged, encode)
+    enlarged = partial(write_enlarged, encode=encode)
     return {
         name: Method(partial(make_memory, name, encode, **options), enlarged if name.startswith("rgb") else None)
         for name in names
     }
 
 
-def write_enlarged(encode: Callable, memory, pixels: Tensor, depth: Tensor, camera: Cameras) -> None:
-    """Write a picture at twice its size, so that an RGB memory has points between the picture's pixels.
+def write_enlarged(memory: Memory, image: Tensor, depth: Tensor, camera: Cameras, encode: Callable) -> None:
+    """Write an image at twice its size, so that an RGB memory has points between the image's pixels.
 
     Args:
-        encode: frames (N, 3, H, W) to latents (N, C, h, w).
-        pixels: (1, 3, H, W) in [-1, 1].
-        depth: (1, H, W) z-depth in metres.
+        image: (H, W, 3) uint8.
+        depth: (H, W) z-depth in metres.
+        encode: pixels (N, 3, H, W) in [-1, 1] to latents (N, C, h, w).
     """
-    large = interpolate(pixels, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
-    depth = depth.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2)  # nearest: no depth is mixed across an edge
-    memory.write(encode(large), depth, camera.resize(tuple(large.shape[2:])), frames=large)
+    large = interpolate(as_pixels(image)[None], scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
+    depth = depth.repeat_interleave(SCALE, 0).repeat_interleave(SCALE, 1)  # nearest: no depth is mixed across an edge
+    memory.write(encode(large), depth[None], camera.resize(tuple(large.shape[2:])), frames=large, time=0)
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,13 @@ def walk(
     memories = [method.make_memory() for _ in clips]
     image = torch.stack([clip.frames[0] for clip in clips])
     if method.prepare is not None:
-        device = next(pipe.transformer.parameters()).device
-        pixels, cameras = as_pixels(image).to(device), [clip.cameras[[0]].to(device) for clip in clips]
-        if depth is None:  # rollout gets it as well, so that both writes of the first frame have the same depth
-            depth = pipe.depth_estimator.predict(pixels, torch.cat([c.intrinsics for c in cameras]))[:, None]
-        for scene, memory in enumerate(memories):
-            method.prepare(memory, pixels[[scene]], depth[scene, :1].to(device), cameras[scene])
+        device, cameras = next(pipe.transformer.parameters()).device, Cameras.cat([c.cameras[[0]] for c in clips])
+        if depth is None:  # rollout gets it as well, so that the image has one depth
+            if pipe.depth_estimator.relative:
+                raise ValueError(NO_SCALE)
+            depth = pipe.depth_estimator.predict(as_pixels(image).to(device), cameras.intrinsics.to(device))[:, None]
+        for memory, picture, own, camera in zip(memories, image.to(device), depth[:, 0].to(device), cameras.to(device)):
+            method.prepare(memory, picture, own, camera)
     options = dict(references=pipe.config.references, preceding=pipe.config.preceding) | dict(method.options)
     segments = []
     for result in rollout(
