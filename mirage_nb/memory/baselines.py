@@ -25,8 +25,6 @@ from mirage_nb.memory.base import Memory, rows_to_delete
 from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.reprojection import Readout, reproject
 
-PIXEL_PENALTY = 0.05  # pixels are small: their depth test can be stricter than that of latent cells
-
 
 class NoMemory:
     """A memory that keeps nothing: every readout is empty.
@@ -157,7 +155,7 @@ class RGBPointCloud:
         """The point cloud in N cameras of any size: latents (N, 3, H, W) are the colours, uint8."""
         positions = self.positions.to(cameras.c2w.device)
         colors, footprints = self.colors.to(positions.device), self.footprints.to(positions.device)
-        return reproject(positions, colors, cameras, footprints, penalty=PIXEL_PENALTY)
+        return reproject(positions, colors, cameras, footprints)
 
     @torch.no_grad()
     def read(self, cameras: Cameras) -> Readout:
