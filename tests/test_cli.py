@@ -78,39 +78,6 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
     assert report["segments"][0]["tokens"] > 2 * 16**2, "others between those of its 16 x 16 cells"
 
 
-@pytest.mark.skipif(not (REAL / "kitchen").exists(), reason="no RGB-D recording at ../shared/real/kitchen")
-def test_evaluate_a_recording(model, tmp_path):
-    options = ("--frames", 5, "--noises", 2, "--steps", 1, "--size", 64, "--model", model, "--out", tmp_path)
-    code, text = run("evaluate", "recording", REAL / "kitchen", *options)
-    assert code == 0 and "remembered" in text, text
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["methods"]) == {"latent", "none"} and report["settings"]["given_depth"]
-    assert (tmp_path / "contact.png").stat().st_size > 1000
-    code, text = run("evaluate", "recording", REAL / "kitchen", "--frames", 62, "--out", tmp_path)
-    assert code == 2 and "61" in text
-    code, text = run("evaluate", "recording", REAL / "kitchen", "--size", 100, "--out", tmp_path)
-    assert code == 2 and "size: expected a multiple of 16" in text
-
-
-def test_evaluate_rooms(model, tmp_path):
-    code, text = run(
-        "evaluate", "rooms", "--seeds", "900000-900001", "--frames", 5, "--memory", "latent,none", "--steps", 1,
-        "--lookahead", 4, "--takes", 2, "--image-shifts", 2, "--model", model, "--out", tmp_path,
-    )  # fmt: skip
-    assert code == 0, text
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["methods"]) == {"latent", "none"} and report["methods"]["latent"]["closed_loop_psnr"]["mean"] > 0
-    assert (tmp_path / "contact.png").exists() and (tmp_path / "rooms" / "900001.png").exists()
-    nothing = {"mean": None, "ci95": None}
-    assert report["methods"]["none"]["psnr_to_truth_covered"] == nothing, "JSON has no NaN"
-
-
-def test_one_room_has_no_interval(model, tmp_path):
-    options = "--frames", 5, "--memory", "latent", "--steps", 1, "--model", model, "--out", tmp_path
-    code, text = run("evaluate", "rooms", "--seeds", "900000", *options)
-    assert code == 0 and "closed loop psnr" in text and "nan" not in text, text
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [

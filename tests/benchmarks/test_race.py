@@ -94,4 +94,4 @@ def test_figures_as_words():
 
 def test_pictures(report):
     assert growth(report).width > 600 and split(report).width > 600
-    assert list(split(report, 1).getdata()) != list(split(report, 3).getdata())
+    assert split(report, 1).tobytes() != split(report, 3).tobytes()

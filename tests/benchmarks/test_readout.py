@@ -43,7 +43,9 @@ def test_the_scene_grows_out_of_view():
 
 
 def test_two_different_readouts_are_an_error(monkeypatch):
-    monkeypatch.setattr(readout, "reproject", lambda *columns: LatentGrid(stride=16, channels=48).read(readout.read_views()))
+    monkeypatch.setattr(
+        readout, "reproject", lambda *columns: LatentGrid(stride=16, channels=48).read(readout.read_views())
+    )
     monkeypatch.setattr(readout, "PLOT_FRAMES", 1)
     with pytest.raises(RuntimeError, match="differ"):
         readout.growing(0, lambda line: None, plots=(1,))
