@@ -7,14 +7,13 @@ Weights are random: time and bytes do not depend on their values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
 
 from mirage_nb.benchmarks.measure import clock_of, machine, one_thread
 from mirage_nb.benchmarks.race import MEMORIES, summarise
@@ -85,7 +84,7 @@ def once_around(scale: Scale) -> tuple[Cameras, list[Clip]]:
     room, total = Room(ROOM, moving=0), scale.chunks * scale.new_frames
     c2w = camera_path("pan_left", total + scale.frames, room.start(), degrees_per_frame=360 / total)
     cameras, step, clips = Cameras(c2w, default_intrinsics(scale.size), scale.size), scale.new_frames // scale.keys, []
-    for chunk in tqdm(range(scale.chunks), desc="ray-casting", unit="chunk"):
+    for chunk in range(scale.chunks):
         at = [chunk * scale.new_frames + step * (k + 1) for k in range(scale.keys)]
         clips.append(room.render(cameras[at], torch.zeros(len(at)), chunk=1))
     return cameras, clips
@@ -158,6 +157,7 @@ def race(
     device: torch.device = torch.device("cpu"),
     vae: Callable = random_wan_vae,
     transformer: Callable = random_wan_transformer,
+    track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:
     """Race the memories' paths.
 
@@ -166,6 +166,7 @@ def race(
 
     Args:
         vae, transformer: called with the device to build them.
+        track: goes through the runs, for example with a progress bar.
 
     Returns:
         A report as that of `race.race`.
@@ -175,7 +176,7 @@ def race(
     with one_thread():
         codec, network = vae(device, decoder=gpu), transformer(device) if gpu else None
         cameras, clips = once_around(scale)
-        for run in tqdm(range(runs), desc="race", unit="run"):
+        for run in track(range(runs)):
             encoding = {"encode": measure_encode(codec, scale, device)} if gpu or run == 0 else {}
             generation = measure_generation(codec, network, scale) if gpu else {}
             for name in memories:

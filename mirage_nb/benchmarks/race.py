@@ -6,10 +6,9 @@ has the median and the range of all runs for every memory and chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from tqdm.auto import tqdm
 
 from mirage_nb.benchmarks.measure import clock_of, machine, one_thread, spread
 from mirage_nb.data.clip import Clip
@@ -66,10 +65,14 @@ def race(
     memories: Sequence[str] = MEMORIES,
     first_room: int = FIRST_ROOM,
     size: tuple[int, int] = (128, 128),
+    track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:
     """Walk `runs` rooms there and back with every memory, on one thread.
 
     The memories take turns in each room, so that a slow moment of the machine hits all of them.
+
+    Args:
+        track: goes through the rooms, for example with a progress bar.
 
     Returns:
         A report: `settings`, `machine`, `notes` and `memories` (of `summarise`).
@@ -78,7 +81,7 @@ def race(
     frames += step if frames % 2 == 0 else 0  # a path there and back has an odd number
     raw: dict[str, list[dict]] = {name: [] for name in memories}
     with one_thread():
-        for room in tqdm(range(first_room, first_room + runs), desc="race", unit="room"):
+        for room in track(range(first_room, first_room + runs)):
             clip, start = there_and_back_room(room, frames, size), slice(2 * new_frames_per_segment(pipe) + 1)
             walk(pipe, "rgb", Clip(clip.frames[start], clip.depth[start], clip.cameras[start]), room)  # to warm up
             for name in memories:

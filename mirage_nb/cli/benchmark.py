@@ -84,6 +84,7 @@ def race(
     import torch
     from rich.console import Console
     from rich.table import Table
+    from tqdm.auto import tqdm
 
     from mirage_nb.benchmarks import paper
     from mirage_nb.benchmarks.race import race as race_rooms
@@ -92,9 +93,9 @@ def race(
     with one_line():
         on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if scale is Scale.tiny:
-            report = race_rooms(load_pipeline(model).to(on), runs, chunks or 12)
+            report = race_rooms(load_pipeline(model).to(on), runs, chunks or 12, track=tqdm)
         else:
-            report = paper.race(paper.Scale(chunks=chunks or 8), runs, device=on)
+            report = paper.race(paper.Scale(chunks=chunks or 8), runs, device=on, track=tqdm)
         last = len(report["memories"]["latent"]["chunks"])
         for head, *rows in (memory_rows(report, min(CHUNK, last)), stage_rows(report), PUBLISHED):
             table = Table(*head)
