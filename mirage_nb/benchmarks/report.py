@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirage_nb.benchmarks.race import MEMORY_STAGES, STAGES, ratios
-from mirage_nb.viz.video import title_of
+from mirage_nb.viz.base import title_of
 
 CHUNK = 5  # of the tables: the last chunk that was published
 Rows = list[list[str]]

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mirage_nb.viz.base import drawn
-from mirage_nb.viz.video import COLOURS, INK, QUIET, title_of
+from mirage_nb.viz.base import COLOURS, INK, QUIET, drawn, title_of
 
 STAGE_COLOURS = {
     "read": "#009e73", "encode": "#cc79a7", "denoise": "#0072b2", "decode": "#56b4e9", "depth": "#e69f00",
