@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
-from mirage_nb.stitching import as_pixels
+from mirage_nb.models.vae import as_pixels
 
 GAPS = (2, 4, 8, 16, 32)  # frames between the views that are compared: small steps have overlap, large ones parallax
 POINTS = 576  # of each view: enough, since all pairs count together
