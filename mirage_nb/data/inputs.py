@@ -49,7 +49,7 @@ def read_input(
             walked whole. By default a recording and a posed photo have their own path; others go there and back.
         frames: length of a named path; at most so many are taken of a recorded one.
         size: (height, width) that pictures are centre-cropped and resized to.
-        fov: a photo's horizontal field of view in degrees, in place of what its EXIF says.
+        fov: a photo's horizontal field of view in degrees, instead of what its EXIF says.
 
     Raises:
         ValueError, FileNotFoundError: the message names the argument.

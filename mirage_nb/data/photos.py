@@ -30,7 +30,7 @@ def read_photo(
     Args:
         path: any picture that Pillow reads.
         size: (height, width) of the result.
-        fov: horizontal field of view of the whole upright picture in degrees, in place of what its EXIF says.
+        fov: horizontal field of view of the whole upright picture in degrees, instead of what its EXIF says.
         trajectory: the path of the camera, which is carried to the origin; intrinsics that it has are taken for the
             photo's. By default there is one camera, at the origin.
 

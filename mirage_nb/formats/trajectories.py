@@ -91,7 +91,7 @@ def load_trajectory(path: str | Path, format: str | None = None) -> Trajectory:
         raise FileNotFoundError(f"trajectory: no such file or folder: {path}")
     format = format or detect_format(path)
     if format is None:
-        raise ValueError(f"trajectory: {path} is in none of the known formats ({', '.join(FORMATS)})")
+        raise ValueError(f"trajectory: {path} is in none of the formats ({', '.join(FORMATS)})")
     try:
         return replace(FORMATS[format].read(path), path=path)
     except (ValueError, KeyError, TypeError) as error:

@@ -105,7 +105,7 @@ def test_bad_posed_photos(tmp_path):
     with pytest.raises(ValueError, match="can't be read as a picture"):
         read_posed_photo(tmp_path)
     Image.new("RGB", (100, 50)).save(tmp_path / "img.png")
-    with pytest.raises(ValueError, match="trajectory: .* in none of the known formats"):
+    with pytest.raises(ValueError, match="trajectory: .* in none of the formats"):
         read_posed_photo(tmp_path)
     write_path(tmp_path)
     (tmp_path / "intrinsics.txt").unlink()

@@ -1,4 +1,4 @@
-"""Depth as the colour camera beside the depth camera sees it.
+"""Depth maps of a depth camera as the colour camera next to it sees them.
 
 A Kinect has two cameras, 26 mm apart. 7-Scenes keeps their pictures as they were taken, so a depth pixel and the colour
 pixel of the same number are not the same point of the scene.

@@ -24,7 +24,7 @@ def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: sl
     integers). Frames whose pose is NaN or infinite (tracking lost) are left out with a warning.
 
     The depth of 7-Scenes itself is not registered to its colour: where the calibration is that of its depth camera, the
-    depth is brought over to the colour camera beside it (`registration`).
+    depth is brought to the colour camera (`registration`).
 
     Args:
         size: (height, width) of the result.

@@ -88,7 +88,7 @@ def _normalised(cameras: Cameras) -> np.ndarray:
     return np.array([[fx / width, 0, cx / width], [0, fy / height, cy / height], [0, 0, 1]])
 
 
-def test_bad_recordings_are_told(recording, clip):
+def test_bad_recordings(recording, clip):
     def refused(message, source=recording, error=ValueError):
         with pytest.raises(error, match=message):
             read_posed_video(source, SIZE)

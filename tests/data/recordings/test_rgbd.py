@@ -84,7 +84,7 @@ def test_depth_is_never_mixed_and_unknown_stays_unknown(recording):
         assert set(read_rgbd(recording, size, slice(1)).depth.unique().tolist()) == {0.0, 1.0, 3.0}
 
 
-def test_inverted_poses_are_told(recording):
+def test_inverted_poses_are_refused(recording):
     clip = read_rgbd(recording, (24, 32))
     assert not looks_like_w2c(clip.depth, clip.cameras) and not looks_like_w2c(clip.depth[:1], clip.cameras[:1])
     for path in recording.glob("*.pose.txt"):
