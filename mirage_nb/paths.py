@@ -1,7 +1,7 @@
-"""Camera paths by name and by keystroke: what the segments of the paper's stage 5 walk along.
+"""Camera paths by name and by keystroke.
 
-A path is (T, 4, 4) float32 camera-to-world matrices, one a pixel frame, in the conventions of `cameras.py` (OpenCV
-axes, metres). Its first matrix is the start.
+A path is (T, 4, 4) float32 camera-to-world matrices, one for each pixel frame, in the conventions of `cameras.py`
+(OpenCV axes, metres). Its first matrix is the start.
 
 **Named paths** are spelt in WorldScore's words, `MOVES`:
 
@@ -10,20 +10,20 @@ axes, metres). Its first matrix is the start.
     pan_left,push_in               one after the other, equal shares of the frames
     there_and_back                 a default move out and the same way back
     there_and_back:pan_left+push_in
-    loop                           a default walk, then straight back to the first camera
-    loop:move_right,push_in
 
-Every move is a steady screw motion: a constant velocity in the camera's own frame. So frame k is
-`start @ exp(k * twist)`, and moves made at once add their twists (the order of the names makes no difference).
+Every move has a constant velocity in the camera's own frame. So frame k is `start @ exp(k * twist)`, and moves made at
+once add their twists (the order of the names makes no difference).
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import torch
 from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.checks import integer, one_of
 
 # name: velocity to the right, velocity forward, turn to the right, motion to the left on the orbit (each -1, 0 or 1)
 MOVES: dict[str, tuple[int, int, int, int]] = {
@@ -37,8 +37,7 @@ MOVES: dict[str, tuple[int, int, int, int]] = {
     "orbit_left": (0, 0, 0, 1),
     "orbit_right": (0, 0, 0, -1),
 }
-# Closed paths and the moves they take when none are named.
-CLOSED: dict[str, str] = {"there_and_back": "pan_left+move_right", "loop": "pan_left+move_right,push_in"}
+RETURNING, DEFAULT_MOVES = "there_and_back", "pan_left+move_right"
 
 
 def camera_path(
@@ -55,39 +54,38 @@ def camera_path(
     Args:
         name: see the module's docstring. Turns are about the start camera's own vertical (y) axis; pan_left turns the
             view to the left. orbit_left moves left on a circle around the point `orbit_radius` ahead and keeps
-            facing it.
+            facing it. there_and_back: frame i equals frame T-1-i exactly (an even T has the turning frame twice).
         num_frames: pixel frames, the start included.
         start: (4, 4) c2w of the first frame; the identity if None.
         degrees_per_frame: speed of pans and, seen from the centre, of orbits.
-        metres_per_frame: speed of moves, pushes and pulls. The way back of a `loop` is no faster than its moves.
+        metres_per_frame: speed of moves, pushes and pulls.
         orbit_radius: metres from the first camera to the centre of the orbit.
-
-    Returns:
-        there_and_back: frame i equals frame T-1-i exactly (for an even T the turning frame comes twice).
-        loop: the last frame equals the first exactly, by another way if the moves don't retrace themselves.
 
     Raises:
         ValueError: an unknown name (the nearest one is offered), a frame count below 1, a speed or radius that is not
             finite and positive, or a start that is not a rigid 4x4 matrix.
     """
-    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 1:
-        raise ValueError(f"num_frames: expected an integer of at least 1, got {num_frames!r}")
-    speeds = {
-        "degrees_per_frame": degrees_per_frame,
-        "metres_per_frame": metres_per_frame,
-        "orbit_radius": orbit_radius,
-    }
-    for argument, value in speeds.items():
+    integer("num_frames", num_frames, 1)
+    speeds = {"degrees_per_frame": degrees_per_frame, "metres_per_frame": metres_per_frame}
+    for argument, value in (speeds | {"orbit_radius": orbit_radius}).items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{argument}: expected a positive number, got {value}")
-    kind, twists = parse_path(name, math.radians(degrees_per_frame), metres_per_frame, orbit_radius)
-    if kind == "there_and_back":
+    kind, _, moves = name.strip().rpartition(":")
+    if moves == RETURNING and not kind:
+        kind, moves = RETURNING, DEFAULT_MOVES
+    if kind:
+        one_of("path", kind, [RETURNING])
+    legs = [[move.strip() for move in leg.split("+")] for leg in moves.split(",")]
+    for move in sum(legs, []):
+        if one_of("path", move, [*MOVES, RETURNING]) == RETURNING:
+            raise ValueError(f"path: {move!r} stands alone or first, as in '{move}:{DEFAULT_MOVES}'; got {name!r}")
+    radians = math.radians(degrees_per_frame)
+    twists = [sum(_twist(move, radians, metres_per_frame, orbit_radius) for move in leg) for leg in legs]
+    if not kind:
+        path = _walk(twists, num_frames - 1)
+    else:
         out = _walk(twists, (num_frames - 1) // 2)
         path = there_and_back(out) if num_frames % 2 else torch.cat([out, out.flip(0)])
-    elif kind == "loop":
-        path = _close(twists, num_frames)
-    else:
-        path = _walk(twists, num_frames - 1)
     return _from_start(path, start)
 
 
@@ -99,7 +97,7 @@ def there_and_back(out_path: Tensor) -> Tensor:
 def actions_to_c2w(
     action: str, start: Tensor | None = None, *, metres_per_frame: float = 0.05, degrees_per_frame: float = 1.2
 ) -> Tensor:
-    """A camera path from keystrokes, `"w-32,j-48,l-48"`: diffusers' own language and reading of it (`SanaWMPipeline`).
+    """A camera path from keystrokes, `"w-32,j-48,l-48"`, in the language of diffusers (`SanaWMPipeline`).
 
     Segments `keys-frames` follow each other; keys of a segment are held together; `none-8` waits. W, A, S, D walk
     forward, left, back and right on the start camera's horizontal (xz) plane; J and L turn left and right; I and K
@@ -128,29 +126,6 @@ def actions_to_c2w(
     return _from_start(torch.from_numpy(path).double(), start)
 
 
-def parse_path(name: str, radians: float, metres: float, radius: float) -> tuple[str | None, list[Tensor]]:
-    """The closing word of a path's name (None where it has none) and the (4, 4) twist of each of its legs."""
-    kind, colon, moves = name.strip().rpartition(":")
-    if not colon and moves in CLOSED:
-        kind, moves = moves, CLOSED[moves]
-    if kind and kind not in CLOSED:
-        raise ValueError(f"path: unknown closed path {kind!r}{_nearest(kind, CLOSED)}")
-    legs = [[move.strip() for move in leg.split("+")] for leg in moves.split(",")]
-    for move in sum(legs, []):
-        if move in CLOSED:
-            raise ValueError(
-                f"path: {move!r} stands alone or before its moves, as in '{move}:{CLOSED[move]}'; got {name!r}"
-            )
-        if move not in MOVES:
-            raise ValueError(f"path: unknown move {move!r}{_nearest(move, MOVES if kind else {**MOVES, **CLOSED})}")
-    return kind or None, [sum(_twist(move, radians, metres, radius) for move in leg) for leg in legs]
-
-
-def _nearest(word: str, known: dict) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return (f"; did you mean {near[0]!r}?" if near else ";") + f" expected one of {', '.join(known)}"
-
-
 def _twist(move: str, radians: float, metres: float, radius: float) -> Tensor:
     """The motion of one frame as a (4, 4) element of se(3), in the camera's own axes; float64."""
     right, forward, turn, orbit = MOVES[move]
@@ -173,41 +148,12 @@ def _walk(twists: list[Tensor], steps: int) -> Tensor:
     return torch.cat(legs)
 
 
-def _close(twists: list[Tensor], num_frames: int) -> Tensor:
-    """The legs for as long as time is left to go straight back, turning steadily, no faster than they went."""
-    for steps in range(num_frames - 1, -1, -1):
-        out = _walk(twists, steps)
-        speed = [x.max() if len(x) else x.new_zeros(()) for x in _distances(out[:-1], out[1:])]
-        left = _distances(out[-1:], out[:1])
-        # In frames at the legs' own top speeds (1e-9: a pan's rounding is no distance).
-        need = max(math.ceil(float(d / s) - 1e-6) if d > 1e-9 else 0 for d, s in zip(left, speed, strict=True))
-        if steps + need <= num_frames - 1:
-            break
-    share = torch.linspace(1, 0, num_frames - steps, dtype=torch.float64)[1:]
-    yaw = share * torch.atan2(out[-1, 0, 2], out[-1, 2, 2])
-    back = torch.eye(4, dtype=torch.float64).repeat(len(share), 1, 1)
-    back[:, 0, 0] = back[:, 2, 2] = yaw.cos()
-    back[:, 0, 2], back[:, 2, 0] = yaw.sin(), -yaw.sin()
-    back[:, :3, 3] = share[:, None] * out[-1, :3, 3]
-    path = torch.cat([out, back])
-    path[-1] = path[0]  # exactly, also where the legs close by themselves (a full turn) up to rounding
-    return path
-
-
-def _distances(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Metres and radians of yaw between poses (N, 4, 4), pair by pair."""
-    relative = a[:, :3, :3].mT @ b[:, :3, :3]
-    return (a[:, :3, 3] - b[:, :3, 3]).norm(dim=1), torch.atan2(relative[:, 0, 2], relative[:, 2, 2]).abs()
-
-
 def _from_start(path: Tensor, start: Tensor | None) -> Tensor:
     """The path (T, 4, 4) carried to `start`, in float32."""
     if start is None:
         return path.float()
-    from .cameras import Cameras
-
     start = torch.as_tensor(start)
     if start.shape != (4, 4):
         raise ValueError(f"start: expected a (4, 4) camera-to-world matrix, got shape {tuple(start.shape)}")
-    Cameras(start, torch.tensor([1.0, 1.0, 0.5, 0.5]), (1, 1))  # finite and rigid, or it says so
+    Cameras(start, torch.tensor([1.0, 1.0, 0.5, 0.5]), (1, 1))  # raises where it is not finite and rigid
     return (start.double() @ path.to(start.device)).float()

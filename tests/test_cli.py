@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
-from mirage_nb.data.inputs import read_input
 from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
@@ -100,20 +98,3 @@ def test_bad_input_is_one_clear_line(arguments, words, model, tmp_path):
 def test_a_missing_model_is_named(tmp_path):
     code, text = run("generate", "room:3", "--frames", 3, "--model", tmp_path / "none", "--out", tmp_path)
     assert code == 2 and "none" in text
-
-
-@pytest.mark.parametrize("where", [{"action": "w-200"}, {"path": "push_in"}])
-def test_a_path_through_the_wall_is_a_warning(where):
-    with pytest.warns(UserWarning, match="path"):
-        read_input("room:3", frames=901 if "path" in where else 201, size=(16, 16), **where)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings are not on this machine")
-def test_real_recordings():
-    kitchen = read_input(str(REAL / "kitchen"), frames=9)
-    assert kitchen.image.shape == (128, 128, 3) and kitchen.depth.shape == (128, 128) and len(kitchen.truth) == 9
-    assert read_input(str(REAL / "kitchen"), frames=9, given_depth=True).depth.shape == (9, 128, 128)
-    elsewhere = read_input(str(REAL / "kitchen"), frames=9, path="pan_left")
-    assert elsewhere.truth is None and torch.equal(elsewhere.cameras.c2w[0], kitchen.cameras.c2w[0])
-    photo = read_input(str(REAL / "posed_photo"), frames=9)
-    assert photo.depth is None and len(photo.cameras) == 9 and "trust" in photo.note

@@ -1,70 +1,19 @@
-"""Photos: the lens, depth models of transformers, and how their depth is brought to the memory's."""
+"""Photos: depth models of transformers, and how their depth is brought to the memory's."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import Image
 from tiny_wan import write_depth
 
 from mirage_nb import MiragePipeline
-from mirage_nb.data.photos import read_photo
 from mirage_nb.depth_alignment import Fit, align_depth, fit_report, robust_line
 from mirage_nb.models.photo_depth import TransformersDepth
 from mirage_nb.models.presets import build_micro
-
-
-def photo(path, size=(600, 400), orientation=1, **tags):
-    image, exif = Image.new("RGB", size, "grey"), Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    for name, value in tags.items():
-        details[getattr(ExifTags.Base, name)] = value
-    image.save(path, exif=exif)
-    return path
-
-
-def test_intrinsics_from_exif(tmp_path):
-    """A 3:2 picture at 36 mm on film: the sensor is as wide as the focal length, so f is the width."""
-    found = read_photo(photo(tmp_path / "a.jpg", FocalLengthIn35mmFilm=36))
-    torch.testing.assert_close(found.intrinsics, torch.tensor([600.0, 600.0, 300.0, 200.0]))
-    assert "EXIF" in found.lens and "53 degrees" in found.lens
-    upright = read_photo(photo(tmp_path / "b.jpg", orientation=6, FocalLengthIn35mmFilm=36))
-    assert upright.image.size == (400, 600), "turned as its EXIF says"
-    torch.testing.assert_close(upright.intrinsics, torch.tensor([600.0, 600.0, 200.0, 300.0]))
-
-
-def test_intrinsics_from_the_sensor_survive_resizing(tmp_path):
-    """24 mm wide sensor, 6000 pixels across: 250 pixels a millimetre; 18 mm are 4500 pixels there, 450 in a tenth."""
-    tags = dict(FocalLength=18.0, FocalPlaneXResolution=250.0, FocalPlaneResolutionUnit=4, ExifImageWidth=6000)
-    found = read_photo(photo(tmp_path / "a.jpg", **tags, ExifImageHeight=4000))
-    torch.testing.assert_close(found.intrinsics, torch.tensor([450.0, 450.0, 300.0, 200.0]))
-    inches = tags | dict(FocalPlaneXResolution=6350.0, FocalPlaneResolutionUnit=2)
-    again = read_photo(photo(tmp_path / "b.jpg", **inches, ExifImageHeight=4000))
-    torch.testing.assert_close(found.intrinsics, again.intrinsics)
-
-
-def test_a_stated_field_of_view_overrules_and_none_is_assumed_openly(tmp_path):
-    path = photo(tmp_path / "a.jpg", FocalLengthIn35mmFilm=36)
-    assert read_photo(path, fov=90).intrinsics[0] == pytest.approx(300)
-    plain = read_photo(photo(tmp_path / "b.jpg"))
-    assert 2 * math.degrees(math.atan(300 / plain.intrinsics[0])) == pytest.approx(64, abs=0.1)
-    assert "assumed" in plain.lens
-    assert "assumed" in read_photo(photo(tmp_path / "c.jpg", FocalLengthIn35mmFilm=0)).lens
-    for fov in (0, 180, math.nan):
-        with pytest.raises(ValueError, match="fov"):
-            read_photo(path, fov=fov)
-    (tmp_path / "d.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match="can't be read as a picture"):
-        read_photo(tmp_path / "d.jpg")
-
-
-# ---------------------------------------------------------------------------------------------------------- the models
 
 
 @pytest.fixture(scope="module")

@@ -74,23 +74,22 @@ def generate(
     with one_line():
         from mirage_nb.checks import one_of
         from mirage_nb.cli.models import choose_masks, choose_model, load_model
-        from mirage_nb.data.inputs import read_input
-        from mirage_nb.formats.exports import FORMATS, export_run
+        from mirage_nb.data.inputs import choose_path, read_input
+        from mirage_nb.formats.exports import EXPORTS, export_run
         from mirage_nb.models.text import check_guidance
         from mirage_nb.stitching import plan_segments
 
         check_guidance(guidance)  # all that can be checked before a large model is loaded
-        formats = tuple(one_of("export", name.strip(), FORMATS) for name in export.split(",")) if export else ()
+        formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
         choice, mask_estimator = choose_model(model, size), choose_masks(segmentation, masked)
-        scene = read_input(
-            source, frames=choice.new_frames * segments + 1 if segments else frames, path=path, action=action,
-            trajectory=trajectory, given_depth=given_depth, size=choice.size, fov=fov,
-            depth_model=depth_model or (choice.depth_model if choice.wan else None),
-        )  # fmt: skip
+        frames = choice.new_frames * segments + 1 if segments else frames
+        way = choose_path(path, action, trajectory, frames)
+        scene = read_input(source, way, frames=frames, size=choice.size, fov=fov)
+        depth = scene.depth if scene.depth is None or given_depth else scene.depth[:1]
         plan_segments(len(scene.cameras), choice.new_frames, choice.stride)
         if scene.note:
             typer.echo(f"note: {scene.note}")
-        pipe, where = load_model(choice, branch, lora, depth_model, scene.depth is not None)
+        pipe, where = load_model(choice, branch, lora, depth_model, depth is not None)
         if mask_estimator is not None:
             mask_estimator.model.to(pipe._execution_device)
             pipe.mask_estimator = mask_estimator
@@ -98,7 +97,7 @@ def generate(
             typer.echo(f"running on {where}")
         result = pipe(
             scene.image, prompt or (scene.prompt if pipe.transformer.config.text_dim else None), negative_prompt,
-            c2w=scene.cameras.c2w, intrinsics=scene.cameras.intrinsics, depth=scene.depth, memory=memory.value,
+            c2w=scene.cameras.c2w, intrinsics=scene.cameras.intrinsics, depth=depth, memory=memory.value,
             generator=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
             output_dir=out / "run",
         )  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.formats import load_trajectory
 from mirage_nb.formats.exports import export_run, surface_points
-from mirage_nb.formats.trajectory_files import load_trajectory
 from mirage_nb.paths import camera_path
 
 SIZE, FRAMES = (24, 32), 9
@@ -27,27 +27,26 @@ def walk():
     return frames, cameras, depth
 
 
-@pytest.mark.parametrize("binary", [True, False])
-def test_both_formats_hold_the_walk(walk, binary, tmp_path):
+def test_both_formats_hold_the_walk(walk, tmp_path):
     frames, cameras, depth = walk
-    places = export_run(tmp_path, frames, cameras, depth, binary=binary)
-    assert [place.name for place in places] == ["nerfstudio", "colmap"]
-    for place in places:
-        c2w, intrinsics = load_trajectory(place)
-        torch.testing.assert_close(c2w, cameras.c2w, atol=1e-6, rtol=0)
-        torch.testing.assert_close(intrinsics, cameras.intrinsics, atol=1e-5, rtol=0)
-        pictures = sorted((place / "images").iterdir())
+    folders = export_run(tmp_path, frames, cameras, depth)
+    assert [folder.name for folder in folders] == ["nerfstudio", "colmap"]
+    for folder in folders:
+        trajectory = load_trajectory(folder)
+        torch.testing.assert_close(trajectory.c2w, cameras.c2w, atol=1e-6, rtol=0)
+        torch.testing.assert_close(trajectory.intrinsics, cameras.intrinsics, atol=1e-5, rtol=0)
+        pictures = trajectory.pictures
         assert torch.equal(torch.from_numpy(np.stack([np.array(Image.open(p)) for p in pictures])), frames)
 
 
 def test_depth_is_in_millimetres_of_the_frames_that_have_it(walk, tmp_path):
     frames, cameras, depth = walk
-    (place,) = export_run(tmp_path, frames, cameras, depth, ("nerfstudio",))
-    content = json.loads((place / "transforms.json").read_text())
+    (folder,) = export_run(tmp_path, frames, cameras, depth, ("nerfstudio",))
+    content = json.loads((folder / "transforms.json").read_text())
     files = {i: frame["depth_file_path"] for i, frame in enumerate(content["frames"]) if "depth_file_path" in frame}
     assert list(files) == [0, 4, 8]
     for (index, file), metres in zip(files.items(), depth):
-        image = Image.open(place / file)
+        image = Image.open(folder / file)
         found = torch.from_numpy(np.array(image).astype(np.float32)) * content["depth_unit_scale_factor"]
         expected = torch.where(torch.isfinite(metres) & (metres < 65), metres, 0.0)
         torch.testing.assert_close(found, expected, atol=6e-4, rtol=0)
@@ -57,8 +56,8 @@ def test_the_surface_is_where_the_depth_says_in_the_pictures_colours(walk, tmp_p
     import open3d
 
     frames, cameras, depth = walk
-    places = export_run(tmp_path, frames, cameras, depth)
-    cloud = open3d.io.read_point_cloud(str(places[0] / "points.ply"))
+    folders = export_run(tmp_path, frames, cameras, depth)
+    cloud = open3d.io.read_point_cloud(str(folders[0] / "points.ply"))
     points, colours = torch.tensor(np.asarray(cloud.points)).float(), np.asarray(cloud.colors) * 255
     assert len(points) == (torch.isfinite(depth) & (depth > 0)).sum()
     last = points[-(depth[2] > 0).sum() :]  # the third depth's, all known: they land on their own pixels again
@@ -66,8 +65,8 @@ def test_the_surface_is_where_the_depth_says_in_the_pictures_colours(walk, tmp_p
     torch.testing.assert_close(z[0], depth[2].flatten(), atol=1e-3, rtol=1e-4)
     row, column = (uv[0].floor().long()).flip(1).unbind(1)
     assert np.array_equal(colours[-len(last) :].round().astype(np.uint8), frames[8][row, column].numpy())
-    data = (places[1] / "sparse" / "0" / "points3D.bin").read_bytes()
-    assert int.from_bytes(data[:8], "little") == len(points) and len(data) == 8 + 51 * len(points)
+    rows = np.loadtxt(folders[1] / "sparse" / "0" / "points3D.txt")
+    assert np.allclose(rows[:, 1:4], points, atol=1e-5) and np.array_equal(rows[:, 4:7], colours.round())
 
 
 def test_fewer_points_are_spread_over_all_frames(walk):

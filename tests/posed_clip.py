@@ -1,0 +1,42 @@
+"""A rendered walk as a posed video without depth, for the tests of recordings."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from mirage_nb.data import Clip, Room
+from mirage_nb.data.recordings.pose_scale import scaled
+from mirage_nb.formats import save_trajectory
+from mirage_nb.viz.video import mp4_bytes
+
+SIZE = (48, 64)
+UNIT = 3.7  # units of the written poses in a metre
+
+
+@cache
+def rendered_clip() -> Clip:
+    room = Room(5, moving=0)
+    return room.render(room.walk(18, size=SIZE))
+
+
+def write_recording(folder: Path) -> Path:
+    """The walk as `video.mp4`, with `transforms.json` in another unit."""
+    folder.mkdir()
+    (folder / "video.mp4").write_bytes(mp4_bytes(rendered_clip().frames))
+    save_trajectory(folder / "transforms.json", scaled(rendered_clip().cameras, UNIT))
+    return folder
+
+
+class TrueDepth:
+    """A depth model that returns given depth (T, H, W), by the frames' order."""
+
+    def __init__(self, depth: torch.Tensor) -> None:
+        self.depth, self.at = depth, 0
+
+    def predict(self, pixels, intrinsics):
+        assert pixels.shape[1] == 3 and pixels.min() >= -1 and len(intrinsics) == len(pixels)
+        self.at += len(pixels)
+        return self.depth[self.at - len(pixels) : self.at]
