@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mirage_nb.formats.trajectory_files import save_trajectory
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.formats.trajectory_files import save_trajectory
 from mirage_nb.training.data import HELD_OUT, Walks, import_recordings, write_walks
 from mirage_nb.viz.video import mp4_bytes
 
