@@ -3,13 +3,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := build/demo
-BOOK := build/book
 NOTEBOOK := 00_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab book lint setup system browser
+.PHONY: help demo test lab lint setup system browser
 # Nothing is fetched at run time: the model is in data/.
-demo test book: export HF_HUB_OFFLINE := 1
+demo test: export HF_HUB_OFFLINE := 1
 # Fonts are listed for this environment: the user's own list may be another environment's, with fonts that are gone.
 test: export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 # A window that nobody closes would stop the demo.
@@ -34,9 +33,6 @@ test: setup browser ## install, run the whole test suite, notebooks included (ch
 NO_BUILD := "--ServerApp.tornado_settings={'page_config_data': {'buildCheck': False, 'buildAvailable': False}}"
 lab: setup ## install, open JupyterLab at the quickstart notebook
 	$(PY) -m jupyterlab $(NO_BUILD) $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/$(NOTEBOOK).ipynb
-
-book: setup ## install, render the notebooks to pages that open from disk
-	$(PY) -m mirage_nb.cli notebooks book --out $(BOOK)
 
 lint: setup ## install, check the style of the code
 	$(PY) -m ruff check .
