@@ -177,3 +177,30 @@ def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Te
     gone = inconsistent(depth, readout) & (readout.index >= 0)
     rows, counts = readout.index[gone].unique(return_counts=True)
     return moving, rows[counts >= min(GONE_VIEWS, new)]
+
+
+def find_writable(
+    past: Past,
+    readout: Readout,
+    depth: Tensor,
+    pixels: Tensor,
+    moving: Tensor | None = None,
+    mask_estimator=None,
+) -> tuple[Tensor, Tensor]:
+    """Stage 4 in the loop: which cells of N new frames may be written, and which tokens of the memory must go.
+
+    Args:
+        past, readout, depth: see `find_moving`.
+        pixels: (N, 3, H, W) in [-1, 1], for the mask estimator.
+        moving: (N, H, W) bool, what moves, where it is given. Then nothing else is asked, and nothing must go.
+        mask_estimator: anything with `predict(pixels) -> moving, sky`, (N, H, W) bool each; None relies on geometry.
+
+    Returns:
+        (N, h, w) bool, and rows of the memory (K,).
+    """
+    stride = depth.shape[1] // past.depth[-1].shape[0]
+    if moving is not None:
+        return writable(depth, moving, stride=stride), readout.index.new_empty(0)
+    named, sky = (None, None) if mask_estimator is None else mask_estimator.predict(pixels)
+    moves, gone = find_moving(past, readout, depth)
+    return writable(depth, named, sky, stride=stride) & ~moves, gone

@@ -26,7 +26,8 @@ from mirage_nb.models import transformer as _transformer  # noqa: F401
 from mirage_nb.models.vae import frame_encoder, spatial_stride, temporal_stride, use_frame_kernels
 from mirage_nb.models.wan import WAN, load_wan
 from mirage_nb.runs import TENSORS, Run, digest, draw_seed, model_digest
-from mirage_nb.stitching import Resume, new_frames_per_segment, plan_segments, rollout
+from mirage_nb.segments import new_frames_per_segment, plan_segments
+from mirage_nb.stitching import Resume, rollout
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8")
 

@@ -9,12 +9,9 @@ The loop knows the generator and the memory only by what they can do, so each of
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +19,7 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.context import Past, find_context
 from mirage_nb.denoising import denoise
 from mirage_nb.depth_alignment import NO_SCALE, Fit, estimate_depth
-from mirage_nb.masking import find_moving, writable
+from mirage_nb.masking import find_writable
 from mirage_nb.memory import Memory
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.vae import (
@@ -36,6 +33,7 @@ from mirage_nb.models.vae import (
     visible_latents,
 )
 from mirage_nb.reprojection import Readout
+from mirage_nb.segments import Clock, new_frames_per_segment, plan_segments, segment_noise
 
 
 @dataclass(frozen=True)
@@ -139,22 +137,22 @@ def rollout(
     _check_rollout(models, memories, image, cameras, seeds, depth, moving)
     segments = plan_segments(len(cameras[0]), new_frames_per_segment(models), latent_step)
     device = torch.device(device or next(models.transformer.parameters()).device)
-    cameras = [views.to(device) for views in cameras]
-    past: list[Past] = [Past() for _ in memories]
-    last_fit: list[Fit | None] = [None for _ in memories]
-    if resume is not None:
-        at = list(range(0, len(cameras[0]), latent_step))[: resume.latents.shape[2]]
-        for b, frames in enumerate(past):
-            frames.add(resume.latents[b].transpose(0, 1).to(device), resume.depth[b].to(device), cameras[b][at])
+    cameras, image = [views.to(device) for views in cameras], image.to(device)
+    past, last_fit = [Past() for _ in memories], [None for _ in memories]
+    if moving is not None:  # a latent frame stands for all pixel frames since the one before
+        later = moving[:, 1:].unflatten(1, (-1, latent_step)).any(2)
+        moving = torch.cat([moving[:, :1], later], 1).to(device)  # (B, latent frames, H, W)
 
     def read(at: list[int]) -> list[Readout]:
-        channels, views = int(models.vae.config.z_dim), [c[at] for c in cameras]
+        """What each memory shows at the poses of pixel frames."""
+        views, channels = [c[at] for c in cameras], int(models.vae.config.z_dim)
         return [
             memory.read(v).to(device) if len(memory) else Readout.empty(v.downscale(stride), channels)
             for memory, v in zip(memories, views)
         ]
 
     def find_depth(pixels: Tensor, at: list[int], readouts: list[Readout]) -> tuple[Tensor, list[list[Fit]]]:
+        """Depth (B, t, H, W) of pixels (B, t, 3, H, W), given or estimated, and the fits of what was estimated."""
         if depth is not None and at[-1] < depth.shape[1]:
             return depth[:, at].to(device, torch.float32), [[] for _ in memories]
         found, fits = estimate_depth(models.depth_estimator, pixels, [c[at] for c in cameras], readouts, last_fit)
@@ -164,23 +162,16 @@ def rollout(
     def mask_and_write(
         pixels: Tensor, latents: Tensor, depth: Tensor, at: list[int], readouts: list[Readout]
     ) -> Tensor:
+        """Write latents (B, C, t, h, w) where they may be written (B, t, h, w); delete what has moved away."""
         masks = []
         for b, memory in enumerate(memories):
             tokens, views = latents[b].transpose(0, 1), cameras[b][at]  # (t, C, h, w)
             past[b].add(tokens, depth[b], views)
-            moves, sky = None, None
-            if moving is not None:  # a latent frame stands for all pixel frames since the one before
-                spans = [moving[b, max(0, frame - latent_step + 1) : frame + 1].any(0) for frame in at]
-                moves = torch.stack(spans).to(device)
-            elif models.mask_estimator is not None:
-                moves, sky = models.mask_estimator.predict(pixels[b])
-            mask = writable(depth[b], moves, sky, stride=stride)
-            if moving is None:
-                moved, gone = find_moving(past[b], readouts[b], depth[b])
-                mask &= ~moved
-                if len(gone):
-                    memory.delete(torch.zeros(len(memory), dtype=torch.bool).index_fill_(0, gone.cpu(), True))
-            if (depth[b] > 0).any():  # else all is sky, and there is nothing to write
+            moves = None if moving is None else moving[b, [frame // latent_step for frame in at]]
+            mask, gone = find_writable(past[b], readouts[b], depth[b], pixels[b], moves, models.mask_estimator)
+            if len(gone):
+                memory.delete(torch.zeros(len(memory), dtype=torch.bool).index_fill_(0, gone.cpu(), True))
+            if (depth[b].isfinite() & (depth[b] > 0)).any():  # else all is sky, and there is nothing to write
                 # Half precision is far finer than what the VAE tells apart, and takes half the memory.
                 memory.write(tokens.half(), depth[b], views, mask, frames=pixels[b])
             masks.append(mask)
@@ -193,16 +184,18 @@ def rollout(
         if layout == "wan":  # made once: no segment is longer than the first
             latent_frames = len(segments[0].latent_frames) + preceding
             constant = visible_latents(models.vae, latent_frames, image.shape[1:3], device)
-        if resume is not None and latent_step == 1:
-            first = resume.latents[:, :, -1].to(device)  # (B, C, h, w)
+        if resume is None:
+            first, done = encode_frames(as_pixels(image)), 0  # (B, C, h, w), the clean first frame of a segment
         else:
-            first = encode_frames(as_pixels(image.to(device)))
-        for segment in segments[0 if resume is None else resume.segments :]:
+            frames = list(range(0, len(cameras[0]), latent_step))[: resume.latents.shape[2]]
+            for b, own in enumerate(past):
+                own.add(resume.latents[b].transpose(0, 1).to(device), resume.depth[b].to(device), cameras[b][frames])
+            first, done = begin_next(resume.latents.to(device), image), resume.segments
+        for segment in segments[done:]:
             clock, at, parts = Clock(device), segment.latent_frames, []
             if segment.index == 0:  # the given image is written before anything is generated
-                pixels = as_pixels(image.to(device))[:, None]  # (B, 1, 3, H, W)
-                with clock("read"):
-                    readouts = read([0])
+                pixels = as_pixels(image)[:, None]  # (B, 1, 3, H, W)
+                readouts = read([0])
                 with clock("depth"):
                     found, fits = find_depth(pixels, [0], readouts)
                 with clock("write"):
@@ -216,10 +209,8 @@ def rollout(
                 branch = read(branch_at) if precede else readouts
             with clock("denoise"):
                 views = [c[branch_at].downscale(stride) for c in cameras]
-                control = memory_control(
-                    branch, views, layout, None if constant is None else constant[:, : len(branch_at)]
-                )
-                shape = (first.shape[1], len(at), *first.shape[2:])
+                control = memory_control(branch, views, layout, constant)
+                shape = (first.shape[1], len(at), *first.shape[2:])  # (C, t, h, w)
                 noise = torch.stack([segment_noise(seed, segment.index, shape) for seed in seeds]).to(device)
                 step = None if on_step is None else lambda *args, index=segment.index: on_step(index, *args)
                 latents = denoise(
@@ -231,19 +222,17 @@ def rollout(
                 # Without temporal compression frames are decoded one by one: the first one need not come along.
                 video = decode(models.vae, new) if latent_step == 1 else decode(models.vae, latents)[:, :, 1:]
                 video = video.transpose(1, 2)  # (B, T, 3, H, W)
-            pixels, readouts_of_new = video[:, latent_step - 1 :: latent_step], [readout[1:] for readout in readouts]
+            pixels, new_readouts = video[:, latent_step - 1 :: latent_step], [readout[1:] for readout in readouts]
             with clock("depth"):
-                found, fits = find_depth(pixels, new_at, readouts_of_new)
+                found, fits = find_depth(pixels, new_at, new_readouts)
             with clock("write"):
-                mask = mask_and_write(pixels, new, found, new_at, readouts_of_new)
+                mask = mask_and_write(pixels, new, found, new_at, new_readouts)
             parts.append((as_uint8(video), new, found, mask, fits))
             frames, made, depths, masks, fits = zip(*parts)
-            # A video VAE encodes its first frame alone. The last latent frame of a segment stands for several frames,
-            # so the next segment begins with the last frame, encoded anew.
-            first = latents[:, :, -1] if latent_step == 1 else encode_frames(as_pixels(frames[-1][:, -1]))
+            first = begin_next(latents, frames[-1][:, -1])
             yield SegmentResult(
                 index=segment.index,
-                frames=torch.cat([part.cpu() for part in frames], 1),
+                frames=torch.cat(frames, 1).cpu(),
                 latents=torch.cat(made, 2),
                 depth=torch.cat(depths, 1),
                 readouts=readouts,
@@ -253,6 +242,11 @@ def rollout(
                 tokens=[len(memory) for memory in memories],
                 seconds=clock.seconds,
             )
+
+    def begin_next(latents: Tensor, last_frame: Tensor) -> Tensor:
+        """The next segment's first latent frame (B, C, h, w). A video VAE encodes its first frame alone, and its last
+        latent frame stands for several frames: then the last frame (B, H, W, 3) is encoded anew."""
+        return latents[:, :, -1] if latent_step == 1 else frame_encoder(models.vae)(as_pixels(last_frame))
 
     return loop()
 
@@ -274,83 +268,3 @@ def _check_rollout(models, memories, image, cameras, seeds, depth, moving) -> No
     if models.depth_estimator is not None and models.depth_estimator.relative:
         if depth is None and not all(map(len, memories)):
             raise ValueError(NO_SCALE)
-
-
-# ---- The plan: which frames belong to which segment, and which noise each one starts from
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Pixel frames start, ..., stop - 1 of a video. Its first frame is the last one of the segment before (or the given
-    image)."""
-
-    index: int
-    start: int
-    stop: int
-    latent_step: int
-
-    @property
-    def latent_frames(self) -> list[int]:
-        """The pixel frame whose pose each latent frame has, the clean first one included."""
-        return list(range(self.start, self.stop, self.latent_step))
-
-
-def new_frames_per_segment(models) -> int:
-    """Pixel frames that a segment of this model adds."""
-    return (models.transformer.config.segment_latent_frames - 1) * temporal_stride(models.vae)
-
-
-def plan_segments(num_frames: int, new_frames_per_segment: int, temporal_stride: int = 1) -> list[Segment]:
-    """Cut a video into segments that share one frame; every frame is new in exactly one. The last may be shorter.
-
-    Args:
-        num_frames: pixel frames, stride * k + 1 for a k of at least 1.
-        new_frames_per_segment: pixel frames that a segment adds, a multiple of the stride (paper: 32).
-        temporal_stride: pixel frames per latent frame (paper: 4).
-
-    Raises:
-        ValueError: a count that does not fit; the message offers the nearest ones that do.
-    """
-    stride = temporal_stride
-    if new_frames_per_segment < stride or new_frames_per_segment % stride:
-        raise ValueError(f"new_frames_per_segment: expected a multiple of {stride}, got {new_frames_per_segment}")
-    if isinstance(num_frames, bool) or not isinstance(num_frames, int):
-        raise ValueError(f"num_frames: expected an integer, got {num_frames!r}")
-    if num_frames <= stride or (num_frames - 1) % stride:
-        below = (num_frames - 1) // stride * stride + 1
-        near = [str(n) for n in (below, below + stride) if n > stride] or [str(stride + 1)]
-        rule = f"{stride} * k + 1" if stride > 1 else "at least 2"
-        raise ValueError(f"num_frames: expected {rule}, got {num_frames}; the nearest is {' or '.join(near)}")
-    starts = range(0, num_frames - 1, new_frames_per_segment)
-    return [
-        Segment(index, start, min(start + new_frames_per_segment, num_frames - 1) + 1, stride)
-        for index, start in enumerate(starts)
-    ]
-
-
-def segment_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
-    """The noise that a segment starts from. It depends on seed and index only, so that a resumed run, a batch, and
-    every kind of memory get the same."""
-    mixed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])  # torch uses 32 bits of a seed
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed))
-
-
-class Clock:
-    """Seconds by stage, an accelerator's work included: `with clock("read"): ...`."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = dict.fromkeys(("read", "denoise", "decode", "depth", "write"), 0.0)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextmanager
-    def __call__(self, stage: str):
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += self._now() - start

@@ -16,7 +16,8 @@ from mirage_nb.evaluation.metrics import closed_loop_psnr, psnr
 from mirage_nb.evaluation.rooms import there_and_back_room
 from mirage_nb.memory import make_memory
 from mirage_nb.models.vae import frame_encoder, spatial_stride, temporal_stride
-from mirage_nb.stitching import new_frames_per_segment, rollout
+from mirage_nb.segments import new_frames_per_segment
+from mirage_nb.stitching import rollout
 
 MEMORIES = ("latent", "append", "rgb_capped", "rgb", "none")
 STAGES = ("read", "encode", "denoise", "decode", "depth", "write")

@@ -18,7 +18,8 @@ from mirage_nb.depth_alignment import NO_SCALE
 from mirage_nb.evaluation.metrics import METRICS, as_pixel_mask, measure, summary
 from mirage_nb.memory import Memory, make_memory
 from mirage_nb.models.vae import as_pixels, frame_encoder, spatial_stride
-from mirage_nb.stitching import SegmentResult, new_frames_per_segment, rollout
+from mirage_nb.segments import new_frames_per_segment
+from mirage_nb.stitching import SegmentResult, rollout
 
 SCALE = 2  # the RGB memory gets the first frame at so many times its size
 Progress = Callable[[int, int], None]  # called with what is done and how much there is in all

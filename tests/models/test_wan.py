@@ -13,7 +13,7 @@ from tiny_wan import Int8Linear, wan_backbone, write_wan
 from mirage_nb import MiragePipeline
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.paths import camera_path
-from mirage_nb.stitching import segment_noise
+from mirage_nb.segments import segment_noise
 
 SIZE, FRAMES = (64, 96), 33
 PROMPT, NEGATIVE = "a room with red chairs", "blurry"

@@ -12,7 +12,8 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.memory import LatentGrid
 from mirage_nb.models.vae import temporal_stride
 from mirage_nb.paths import camera_path
-from mirage_nb.stitching import plan_segments, rollout
+from mirage_nb.segments import plan_segments
+from mirage_nb.stitching import rollout
 
 SIZE = (32, 48)
 

@@ -19,7 +19,8 @@ from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.models.text import encode_prompt
 from mirage_nb.models.vae import temporal_stride
 from mirage_nb.paths import camera_path
-from mirage_nb.stitching import Resume, new_frames_per_segment, rollout
+from mirage_nb.segments import new_frames_per_segment
+from mirage_nb.stitching import Resume, rollout
 from mirage_nb.viz.base import PAPER
 from mirage_nb.viz.colours import latent_colours, token_colours
 from mirage_nb.viz.space import board, plan_view
