@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, Room
 from mirage_nb.data.recordings.pose_scale import scaled
-from mirage_nb.formats import save_trajectory
+from mirage_nb.formats.nerfstudio import nerfstudio_content
 from mirage_nb.viz.video import mp4_bytes
 
 SIZE = (48, 64)
@@ -26,8 +28,12 @@ def write_recording(folder: Path) -> Path:
     """The walk as `video.mp4`, with `transforms.json` in another unit."""
     folder.mkdir()
     (folder / "video.mp4").write_bytes(mp4_bytes(rendered_clip().frames))
-    save_trajectory(folder / "transforms.json", scaled(rendered_clip().cameras, UNIT))
+    write_transforms(folder / "transforms.json", scaled(rendered_clip().cameras, UNIT))
     return folder
+
+
+def write_transforms(path: Path, cameras: Cameras) -> None:
+    path.write_text(json.dumps(nerfstudio_content(cameras, [f"{i}.png" for i in range(len(cameras))])))
 
 
 class TrueDepth:

@@ -1,9 +1,9 @@
-"""What a trajectory file gives (`Trajectory`), and the helpers that its readers and writers share."""
+"""What a trajectory file gives (`Trajectory`), and the helpers that its readers share."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from mirage_nb.cameras import Cameras
 
 # From OpenCV's camera axes to those of OpenGL and Blender (y up, z back), and from those to OpenCV's.
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-FRAME = "frame_{:05d}.png"  # the name of a frame in the files that we write
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,3 @@ def parse_numbers(text: str, count: int, where: str | Path) -> list[float]:
     if len(numbers) != count:
         raise ValueError(f"{where}: expected {count} numbers, got {' '.join(text.split())[:60]!r}")
     return numbers
-
-
-def words(numbers: Iterable) -> str:
-    """Numbers as text, each in the shortest form that reads back as the same number."""
-    return " ".join(repr(float(number)) for number in numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.formats.base import FRAME, Trajectory, from_quaternions, invert, warn_distortion, words
+from mirage_nb.formats.base import Trajectory, from_quaternions, invert, warn_distortion
 from mirage_nb.memory.io import write_aside
 
 # COLMAP's camera models in the order of their numbers, and how many parameters each has.
@@ -143,33 +144,29 @@ def _images_bin(path: Path) -> list[_Image]:
     return images
 
 
-def write_colmap(
-    folder: str | Path,
-    cameras: Cameras,
-    names: list[str] | None = None,
-    points: Tensor | None = None,
-    colours: Tensor | None = None,
-) -> None:
+def write_colmap(folder: Path, cameras: Cameras, names: list[str], points: Tensor, colours: Tensor) -> None:
     """Write a COLMAP model as text: a PINHOLE camera for each lens, poses, and points.
 
     Args:
         folder: created where it does not exist.
-        cameras, names: N of each; metres. By default the names are FRAME's.
+        cameras, names: N of each; metres.
         points, colours: (P, 3) world points in metres and (P, 3) uint8, for a splat's start.
     """
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = [FRAME.format(i) for i in range(len(cameras))] if names is None else names
     lenses, lens_of = cameras.intrinsics.double().unique(dim=0, return_inverse=True)
     w2c, (height, width) = invert(cameras.c2w.double()), cameras.size
-    quaternions = Rotation.from_matrix(w2c[:, :3, :3].numpy()).as_quat(canonical=True)[:, [3, 0, 1, 2]]  # x y z w
+    quaternions = Rotation.from_matrix(w2c[:, :3, :3].numpy()).as_quat(canonical=True)[:, [3, 0, 1, 2]]  # w x y z
     poses = np.concatenate([quaternions, w2c[:, :3, 3].numpy()], 1)
     images = zip(poses, lens_of.tolist(), names, strict=True)
-    cloud = [] if points is None else zip(points.tolist(), colours.tolist(), strict=True)
+    cloud = zip(points.tolist(), colours.tolist(), strict=True)
     files = {
-        "cameras": [f"{i} PINHOLE {width} {height} {words(row)}" for i, row in enumerate(lenses, 1)],
-        "images": [f"{i} {words(pose)} {lens + 1} {name}\n" for i, (pose, lens, name) in enumerate(images, 1)],
-        "points3D": [f"{i} {words(xyz)} {r} {g} {b} 0" for i, (xyz, (r, g, b)) in enumerate(cloud, 1)],
+        "cameras": [f"{i} PINHOLE {width} {height} {_words(row)}" for i, row in enumerate(lenses, 1)],
+        "images": [f"{i} {_words(pose)} {lens + 1} {name}\n" for i, (pose, lens, name) in enumerate(images, 1)],
+        "points3D": [f"{i} {_words(xyz)} {r} {g} {b} 0" for i, (xyz, (r, g, b)) in enumerate(cloud, 1)],
     }
     for name, lines in files.items():
         write_aside(folder / f"{name}.txt", "".join(line + "\n" for line in lines).encode())
+
+
+def _words(numbers: Iterable) -> str:
+    return " ".join(repr(float(number)) for number in numbers)

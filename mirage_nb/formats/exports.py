@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.checks import one_of
-from mirage_nb.formats.base import FRAME
 from mirage_nb.formats.colmap import write_colmap
 from mirage_nb.formats.nerfstudio import nerfstudio_content
 from mirage_nb.memory.io import save_ply, write_aside
@@ -74,7 +73,7 @@ def export_run(
     step = max(1, (count - 1) // max(1, len(depth) - 1))
     with_depth = list(range(0, count, step))[: len(depth)]
     points, colours = surface_points(frames[with_depth], depth, cameras[with_depth])
-    names, folders = [FRAME.format(index) for index in range(count)], [Path(folder) / name for name in formats]
+    names, folders = [f"frame_{index:05d}.png" for index in range(count)], [Path(folder) / name for name in formats]
     for target in folders:
         (target / "images").mkdir(parents=True, exist_ok=True)
         for name, frame in zip(names, frames.numpy()):

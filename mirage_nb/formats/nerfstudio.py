@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.formats.base import FRAME, OPENGL, Trajectory, as_matrices, warn_distortion
-from mirage_nb.memory.io import write_aside
+from mirage_nb.formats.base import OPENGL, Trajectory, as_matrices, warn_distortion
 
 FILES = ("transforms.json", "transforms_train.json", "camera_data.json")  # what such a file is called in a folder
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -76,18 +75,13 @@ def _angles_of_view(content: dict, pictures: list[Path] | None) -> tuple[Tensor 
     return torch.tensor([[fx * width, fx * width, width / 2, height / 2]]), (height, width)
 
 
-def nerfstudio_content(cameras: Cameras, names: list[str] | None = None) -> dict:
-    """A nerfstudio `transforms.json`; intrinsics once if all frames share them. `names`: the pictures' files."""
+def nerfstudio_content(cameras: Cameras, pictures: list[str]) -> dict:
+    """A nerfstudio `transforms.json` of cameras and their pictures' files; intrinsics once if all frames share them."""
     rows = [dict(zip(("fl_x", "fl_y", "cx", "cy"), row)) for row in cameras.intrinsics.double().tolist()]
     shared = rows[0] if all(row == rows[0] for row in rows) else {}
-    names = [FRAME.format(i) for i in range(len(cameras))] if names is None else names
     frames = [
-        {"file_path": name, **({} if shared else row), "transform_matrix": matrix}
-        for name, row, matrix in zip(names, rows, (cameras.c2w.double() @ OPENGL).tolist(), strict=True)
+        {"file_path": picture, **({} if shared else row), "transform_matrix": matrix}
+        for picture, row, matrix in zip(pictures, rows, (cameras.c2w.double() @ OPENGL).tolist(), strict=True)
     ]
     height, width = cameras.size
     return {"camera_model": "OPENCV", "w": width, "h": height, **shared, "frames": frames}
-
-
-def write_nerfstudio(path: Path, cameras: Cameras) -> None:
-    write_aside(path, (json.dumps(nerfstudio_content(cameras), indent=1) + "\n").encode())

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mirage_nb.cameras import Cameras
 from mirage_nb.formats.base import (
     Trajectory,
     as_matrices,
@@ -18,9 +17,7 @@ from mirage_nb.formats.base import (
     invert,
     parse_numbers,
     warn_distortion,
-    words,
 )
-from mirage_nb.memory.io import write_aside
 
 
 def _lines(path: Path) -> list[str]:
@@ -40,15 +37,6 @@ def read_realestate10k(path: Path) -> Trajectory:
     if rows[:, 5:7].any():
         warn_distortion(path)
     return Trajectory(invert(as_matrices("w2c", rows[:, 7:].reshape(-1, 3, 4))), rows[:, 1:5], (1, 1))
-
-
-def write_realestate10k(path: Path, cameras: Cameras) -> None:
-    height, width = cameras.size
-    lenses = cameras.intrinsics.double() / torch.tensor([width, height, width, height])
-    lines = ["https://example.org/"]  # the first line of the format is the address of a video
-    for index, (lens, pose) in enumerate(zip(lenses, invert(cameras.c2w.double())[:, :3].flatten(1))):
-        lines.append(f"{index * 33333} {words(lens)} 0 0 {words(pose)}")
-    write_aside(path, ("\n".join(lines) + "\n").encode())
 
 
 def read_spatia(path: Path) -> Trajectory:

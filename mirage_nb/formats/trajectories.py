@@ -1,4 +1,4 @@
-"""Camera trajectories in the formats of other tools, read into and written from the conventions of `cameras.py`.
+"""Camera trajectories in the formats of other tools, read into the conventions of `cameras.py`.
 
 | format | file | poses | intrinsics |
 | --- | --- | --- | --- |
@@ -25,25 +25,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mirage_nb.cameras import Cameras
-from mirage_nb.checks import one_of
 from mirage_nb.formats.base import Trajectory
-from mirage_nb.formats.colmap import find_model, read_colmap, write_colmap
+from mirage_nb.formats.colmap import find_model, read_colmap
 from mirage_nb.formats.geometry import read_geometry
-from mirage_nb.formats.nerfstudio import FILES, read_json, write_nerfstudio
-from mirage_nb.formats.text import read_7scenes, read_realestate10k, read_spatia, read_tum, write_realestate10k
+from mirage_nb.formats.nerfstudio import FILES, read_json
+from mirage_nb.formats.text import read_7scenes, read_realestate10k, read_spatia, read_tum
 
 
 class Format(NamedTuple):
     """A file format.
 
     detect(path, head): whether a file or folder has this format, by its name or by `head`, its first line of data.
-    read(path): its `Trajectory`. write(path, cameras): None for formats that are only read.
+    read(path): its `Trajectory`.
     """
 
     detect: Callable[[Path, str], bool]
     read: Callable[[Path], Trajectory]
-    write: Callable[[Path, Cameras], None] | None = None
 
 
 def _is_json(path: Path, head: str) -> bool:
@@ -55,15 +52,14 @@ def _is_tum(path: Path, head: str) -> bool:
 
 
 FORMATS: dict[str, Format] = {
-    "nerfstudio": Format(_is_json, read_json, write_nerfstudio),
+    "nerfstudio": Format(_is_json, read_json),
     "geometry": Format(lambda path, head: path.suffix == ".npz", read_geometry),
     "spatia": Format(lambda path, head: head.startswith("[[") or (path / "w2c.txt").is_file(), read_spatia),
-    "realestate10k": Format(lambda path, head: head.startswith("http"), read_realestate10k, write_realestate10k),
+    "realestate10k": Format(lambda path, head: head.startswith("http"), read_realestate10k),
     "7-scenes": Format(lambda path, head: path.is_dir() and any(path.glob("*.pose.txt")), read_7scenes),
-    "colmap": Format(lambda path, head: find_model(path) is not None, read_colmap, write_colmap),
+    "colmap": Format(lambda path, head: find_model(path) is not None, read_colmap),
     "tum": Format(_is_tum, read_tum),
 }
-WRITABLE = tuple(name for name, format in FORMATS.items() if format.write)
 
 
 def detect_format(path: Path) -> str | None:
@@ -97,19 +93,3 @@ def load_trajectory(path: str | Path, format: str | None = None) -> Trajectory:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"trajectory: {path}: {message}") from error
-
-
-def save_trajectory(path: str | Path, cameras: Cameras, format: str = "nerfstudio") -> Path:
-    """Write cameras (metres, OpenCV axes, c2w) in a format of other tools.
-
-    Args:
-        path: the file to write (`colmap`: the folder). What is there is replaced, in one step.
-        cameras: any batch.
-        format: a name of FORMATS that can be written (WRITABLE).
-
-    Raises:
-        ValueError: an unknown format. FileNotFoundError: the folder to write to does not exist.
-    """
-    one_of("format", format, WRITABLE)
-    FORMATS[format].write(Path(path), cameras.to("cpu"))
-    return Path(path)

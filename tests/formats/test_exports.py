@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ def walk():
     return frames, cameras, depth
 
 
-def test_both_formats_hold_the_walk(walk, tmp_path):
+@pytest.mark.parametrize("zoom", [0, 1])
+def test_both_formats_hold_the_walk(walk, zoom, tmp_path):
     frames, cameras, depth = walk
+    cameras = replace(cameras, intrinsics=cameras.intrinsics + zoom * torch.arange(9.0)[:, None] * torch.eye(4)[0])
     folders = export_run(tmp_path, frames, cameras, depth)
     assert [folder.name for folder in folders] == ["nerfstudio", "colmap"]
     for folder in folders:

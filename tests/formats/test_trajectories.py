@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.formats import FORMATS, WRITABLE, Trajectory, load_trajectory, save_trajectory
+from mirage_nb.formats import FORMATS, Trajectory, load_trajectory
 from mirage_nb.formats.trajectories import detect_format
 from mirage_nb.paths import camera_path
 
@@ -38,35 +38,6 @@ def test_every_format_is_detected(name, tmp_path):
     if name == "colmap":
         (tmp_path / "cameras.txt").write_text("")
     assert detect_format(tmp_path if name in ("7-scenes", "colmap") else tmp_path / file) == name
-
-
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("format", WRITABLE)
-def test_what_is_written_is_read_back(format, shared, tmp_path):
-    c2w = camera_path("pan_left+push_in", 7, known_camera.C2W)
-    rows = torch.tensor([60.0, 61.0, 33.0, 30.5]).repeat(7, 1) + (0 if shared else torch.arange(7.0)[:, None])
-    cameras = Cameras(c2w, rows, (64, 80))
-    path = save_trajectory(tmp_path / "path", cameras[0], format)
-    if format != "colmap":
-        path = path.rename(tmp_path / {"nerfstudio": "path.json"}.get(format, "path.txt"))
-    save_trajectory(path, cameras, format)  # replaces it
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    got = load_trajectory(path)
-    torch.testing.assert_close(got.c2w, c2w, atol=2e-6, rtol=0)
-    torch.testing.assert_close(got.cameras((64, 80)).intrinsics, rows, atol=1e-4, rtol=0)
-    torch.testing.assert_close(got.cameras((32, 40)).intrinsics, rows / 2, atol=1e-4, rtol=0)
-
-
-def test_an_unknown_format_to_write(tmp_path):
-    with pytest.raises(ValueError, match="format: expected one of nerfstudio.*did you mean 'colmap'"):
-        save_trajectory(tmp_path / "a", Cameras(torch.eye(4), torch.tensor([9.0, 9.0, 5.0, 5.0]), (10, 10)), "colmpa")
-
-
-def test_a_failed_save_leaves_nothing_behind(tmp_path):
-    (tmp_path / "path.json").mkdir()
-    with pytest.raises(OSError):
-        save_trajectory(tmp_path / "path.json", Cameras(torch.eye(4), torch.tensor([60.0, 60, 32, 32]), (64, 64)))
-    assert [p.name for p in tmp_path.iterdir()] == ["path.json"]
 
 
 def test_a_part_of_a_trajectory():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mirage_nb.formats.trajectory_files import save_trajectory
+from posed_clip import write_transforms
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.rooms.room import Room
@@ -40,7 +40,7 @@ def recording(clip, tmp_path):
     folder = tmp_path / "clip"
     folder.mkdir()
     (folder / "video.mp4").write_bytes(mp4_bytes(clip.frames))
-    save_trajectory(folder / "transforms.json", clip.cameras)
+    write_transforms(folder / "transforms.json", clip.cameras)
     return folder
 
 
@@ -89,8 +89,7 @@ def test_what_does_not_fit_is_left_out_with_a_reason(recording, clip, tmp_path):
     assert "no depth_model" in outcome()
     assert "expected 100 frames at least, got 18" in outcome(100)
     lenses = clip.cameras.intrinsics * torch.linspace(1, 1.2, 18)[:, None] ** torch.tensor([1, 1, 0, 0])
-    (recording / "transforms.json").unlink()
-    save_trajectory(recording / "path.txt", Cameras(clip.cameras.c2w, lenses, SIZE), "realestate10k")
+    write_transforms(recording / "transforms.json", Cameras(clip.cameras.c2w, lenses, SIZE))
     assert "one lens" in outcome(depth_model=ExactDepth(clip.depth))
     assert not list((tmp_path / "walks").iterdir())
 

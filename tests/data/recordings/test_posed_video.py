@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from posed_clip import SIZE, UNIT, rendered_clip, write_recording
+from posed_clip import SIZE, UNIT, rendered_clip, write_recording, write_transforms
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, read_posed_video
 from mirage_nb.data.recordings.pose_scale import scaled
-from mirage_nb.formats import save_trajectory
 from mirage_nb.formats.exports import export_run
 from mirage_nb.viz.video import mp4_bytes
 
@@ -59,7 +59,7 @@ def test_layouts(clip, tmp_path, layout):
     if layout == "realestate10k":  # of two videos in a folder, the one whose name is given
         for name, frames in (("one", part.frames), ("two", part.frames.flip(0))):
             (tmp_path / f"{name}.mp4").write_bytes(mp4_bytes(frames))
-            save_trajectory(tmp_path / f"{name}.txt", part.cameras, "realestate10k")
+            write_realestate10k(tmp_path / f"{name}.txt", part.cameras)
         source = tmp_path / "one.mp4"
     if layout == "7-scenes":  # colour and pose, no depth; tracking was lost once
         for i, (frame, pose) in enumerate(zip(part.frames, part.cameras.c2w)):
@@ -83,6 +83,12 @@ def test_layouts(clip, tmp_path, layout):
     torch.testing.assert_close(cameras.intrinsics, expected.cameras.intrinsics, atol=1e-3, rtol=0)
 
 
+def write_realestate10k(path: Path, cameras: Cameras) -> None:
+    (fx, _, cx), (_, fy, cy), _ = _normalised(cameras)
+    rows = cameras.w2c[:, :3].flatten(1).tolist()
+    path.write_text("https://x\n" + "".join(f"0 {fx} {fy} {cx} {cy} 0 0 {' '.join(map(str, r))}\n" for r in rows))
+
+
 def _normalised(cameras: Cameras) -> np.ndarray:
     (height, width), (fx, fy, cx, cy) = cameras.size, cameras.intrinsics[0].tolist()
     return np.array([[fx / width, 0, cx / width], [0, fy / height, cy / height], [0, 0, 1]])
@@ -95,7 +101,7 @@ def test_bad_recordings(recording, clip):
 
     refused("no such file or folder", recording / "nowhere", FileNotFoundError)
     refused("expected a folder or a video", recording / "transforms.json")
-    save_trajectory(recording / "transforms.json", clip.cameras[:11])
+    write_transforms(recording / "transforms.json", clip.cameras[:11])
     refused("got 18 frames and 11 poses")
     (recording / "transforms.json").unlink()
     (recording / "intrinsics.txt").write_text("[0.5 0.9 0.5 0.5]")
@@ -103,7 +109,7 @@ def test_bad_recordings(recording, clip):
     refused("no poses; .* got none", error=FileNotFoundError)
     (recording / "path.txt").write_text("".join(f"{i} 0 0 0 0 0 0 1\n" for i in range(18)))
     refused("no intrinsics")
-    save_trajectory(recording / "path.txt", clip.cameras, "realestate10k")
+    write_realestate10k(recording / "path.txt", clip.cameras)
     assert len(read_posed_video(recording, SIZE)[1]) == 18
     (recording / "video.mp4").write_bytes(b"no video at all")
     refused("can't be read as a video")
