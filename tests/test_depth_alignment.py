@@ -93,7 +93,7 @@ def test_a_walk_with_relative_depth():
     pipe.depth_estimator = Relative()
     pipe.set_progress_bar_config(disable=True)
     image = np.full((32, 48, 3), 99, dtype=np.uint8)
-    call = dict(c2w=torch.eye(4).repeat(5, 1, 1), num_inference_steps=1, seed=0, output_type="uint8")
+    call = dict(c2w=torch.eye(4).repeat(5, 1, 1), num_inference_steps=1, generator=0, output_type="uint8")
     with pytest.raises(ValueError, match="depth: relative depth can't be aligned, nothing says its scale"):
         pipe(image, **call)
     made = pipe(image, depth=Relative.wall, **call)
