@@ -8,7 +8,7 @@ from scenes import box_depth, camera, pose, room_views, square_in_front
 
 from mirage_nb.context import Past
 from mirage_nb.lifting import cells, depth_to_latent, nearest_around
-from mirage_nb.masking import MOVING_WINDOW, depth_edges, find_moving, inconsistent, looked_through, writable
+from mirage_nb.masking import depth_edges, find_moving, inconsistent, looked_through, writable
 from mirage_nb.memory.grid import LatentGrid
 
 STRIDE = 8
@@ -254,8 +254,8 @@ def test_the_first_frame_of_all_is_written_as_it_is():
 
 
 def test_only_recent_frames_are_asked():
-    views = camera(*[pose()] * (MOVING_WINDOW + 4))
-    depth = torch.full((MOVING_WINDOW + 4, 64, 96), 4.0)
+    views = camera(*[pose()] * (20))
+    depth = torch.full((20, 64, 96), 4.0)
     depth[4:] = 2.0  # a wall has come nearer for good: long enough ago to be believed again
     depth[0] = 0.0  # the first image knows nothing
     past = Past()
@@ -269,8 +269,8 @@ def test_only_recent_frames_are_asked():
 
 def test_nothing_is_written_before_what_the_first_image_saw():
     """What a wrong depth makes hang before the first image's surfaces is found however long ago that was."""
-    views = camera(*[pose()] * (MOVING_WINDOW + 4))
-    depth = torch.full((MOVING_WINDOW + 4, 64, 96), 4.0)
+    views = camera(*[pose()] * (20))
+    depth = torch.full((20, 64, 96), 4.0)
     depth[1:, :, 48:] = 3.0
     past = Past()
     past.add(torch.zeros(len(depth), CHANNELS, *CELLS), depth, views)

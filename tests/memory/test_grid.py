@@ -10,7 +10,7 @@ from scenes import ROOM, box_depth, camera, pose, random_cameras, room_views
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import lift
-from mirage_nb.memory.grid import CLOSER_LOOK, COLUMNS, POLICIES, LatentGrid
+from mirage_nb.memory.grid import COLUMNS, POLICIES, LatentGrid
 from mirage_nb.memory.voxels import voxel_keys, voxel_level
 
 KEEPING = [policy for policy in POLICIES if policy != "append"]
@@ -120,24 +120,30 @@ def test_a_far_look_adds_nothing_where_a_near_one_was():
         assert grid.write(torch.randn(1, 4, 8, 12), 2 * wall, far, mask) == 0
 
 
-@pytest.mark.parametrize("ratio", [1.2, 3.0])
-def test_a_near_look_joins_or_replaces_a_far_one(ratio):
+@pytest.mark.parametrize(("ratio", "closer"), [(1.2, False), (1.4, False), (1.7, True), (3.0, True)])
+def test_a_near_look_joins_or_replaces_a_far_one(ratio, closer):
+    """From nearer by more than half, all cells are finer than the old ones; else only gaps between these are filled."""
     wall = torch.full((1, 64, 96), 3.0)
     far, near = camera(pose()), camera(pose((0.0, 0.0, 3 - 3 / ratio)))
-    tokens = {}
+    left = {}
     for policy in ("keep_first", "finest"):
         grid = LatentGrid(policy=policy)
         grid.write(torch.zeros(1, 4, 8, 12), wall, far)
         added = grid.write(torch.ones(1, 4, 8, 12), wall / ratio, near)
-        tokens[policy] = int((grid.tokens[:, 0] == 0).sum())
-        assert added == (96 if ratio > CLOSER_LOOK else added)
-        readout = grid.read(near)
-        if ratio > CLOSER_LOOK and policy == "finest":
-            assert (readout.latents == 1).all()
-    if ratio > CLOSER_LOOK:
-        assert tokens["keep_first"] == 96 and 0 < tokens["finest"] < 96  # far tokens beyond the near view stay
-    else:
-        assert tokens["keep_first"] == tokens["finest"] == 96 and added < 48  # only between the far ones
+        left[policy] = int((grid.tokens[:, 0] == 0).sum())
+        assert (added == 96) == closer and (closer or added < 70)
+        if closer and policy == "finest":
+            assert (grid.read(near).latents == 1).all()
+    assert left["keep_first"] == 96
+    assert 0 < left["finest"] < 96 if closer else left["finest"] == 96  # far tokens beyond the near view stay
+
+
+@pytest.mark.parametrize(("error", "doubles"), [(0.12, False), (0.18, False), (0.3, True)])
+def test_how_far_two_depths_of_one_surface_may_differ(error, doubles):
+    view, latents = camera(HERE), torch.zeros(1, 4, 8, 12)
+    grid = LatentGrid()
+    grid.write(latents, torch.full((1, 64, 96), 3.0), view)
+    assert (grid.write(latents, torch.full((1, 64, 96), 3.0 * (1 + error)), view) > 90) == doubles
 
 
 def test_average_is_the_mean_and_keep_first_the_first():
