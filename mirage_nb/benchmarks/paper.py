@@ -212,8 +212,8 @@ def chunk_operations(parts: Mapping[str, nn.Module], scale: Scale = Scale()) -> 
         parts: `vae` and `transformer` on the meta device, from `full_size.full_size_parts`: no weights, no memory.
 
     Returns:
-        `encode`, the VAE encode of all frames, which only an RGB memory needs; `step`, one denoising step without past
-        frames beside the chunk; and `decode`.
+        `encode`, the VAE encode of all frames, which only an RGB memory needs; `step`, one denoising step without any
+        past frames; and `decode`.
     """
     vae, transformer = parts["vae"], parts["transformer"]
 
