@@ -1,15 +1,14 @@
 """The race at the paper's scale: 704 x 1280 pixels, chunks of 33 frames, and the VAE of Wan2.2-TI2V-5B.
 
 It races the memory's own path: writing key frames, and reading for the next chunk. A latent memory reads 9 latent
-frames; an RGB memory renders 33 full-size frames and encodes them. On a GPU the rest of a chunk is measured as well.
-Weights are random: time and bytes do not depend on their values.
+frames; an RGB memory renders 33 full-size frames and encodes them. Weights are random: time and bytes do not depend on
+their values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +19,13 @@ from mirage_nb.benchmarks.race import MEMORIES, summarise
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.denoising import denoise
 from mirage_nb.masking import writable
 from mirage_nb.memory import RGBPointCloud, make_memory
-from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, WAN22_TRANSFORMER, WAN22_VAE, build_scheduler
-from mirage_nb.models.vae import as_pixels, decode, encode, use_frame_kernels
+from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, WAN22_VAE
+from mirage_nb.models.vae import as_pixels, encode, use_frame_kernels
 from mirage_nb.paths import camera_path
 
-STEPS, FLOW_SHIFT = 20, 5.0  # denoising steps of a chunk and the schedule's shift (paper)
+STEPS = 20  # denoising steps of a chunk (paper)
 TEXT_TOKENS = 512  # Wan pads its prompts to so many
 ROOM = 900007  # a held-out room with much to see all around
 RENDERED = 3  # frames of a chunk that an RGB memory renders on the CPU; their time is scaled to all frames
@@ -57,25 +55,14 @@ class Scale:
         return self.channels, self.new_frames // self.temporal_stride + 1, height, width
 
 
-def random_wan_vae(device: torch.device, decoder: bool = True):
-    """Wan2.2's VAE with random weights; its decoder, most of its weights, can be left tiny."""
+def random_wan_vae(device: torch.device):
+    """Wan2.2's VAE with random weights. Its decoder, most of its weights, is left tiny: only the encoder is timed."""
     from diffusers import AutoencoderKLWan
 
-    config = WAN22_VAE | ({} if decoder else {"decoder_base_dim": 8})
-    return use_frame_kernels(_random(lambda: AutoencoderKLWan(**config), device))
-
-
-def random_wan_transformer(device: torch.device):
-    """The 5B backbone with its memory branch, with random weights."""
-    from mirage_nb.models.transformer import MirageTransformer3DModel
-
-    return _random(lambda: MirageTransformer3DModel(**WAN22_TRANSFORMER), device)
-
-
-def _random(build: Callable[[], nn.Module], device: torch.device) -> nn.Module:
     torch.manual_seed(0)
     with torch.device(device):
-        return build().eval().requires_grad_(False).to(torch.bfloat16)
+        vae = AutoencoderKLWan(**WAN22_VAE | {"decoder_base_dim": 8})
+    return use_frame_kernels(vae.eval().requires_grad_(False).to(torch.bfloat16))
 
 
 def once_around(scale: Scale) -> tuple[Cameras, list[Clip]]:
@@ -135,37 +122,19 @@ def measure_encode(vae, scale: Scale, device: torch.device) -> float:
     return clock() - start
 
 
-@torch.no_grad()
-def measure_generation(vae, transformer, scale: Scale, steps: int = STEPS) -> dict[str, float]:
-    """Seconds to denoise and to decode one chunk of random numbers."""
-    device, config = next(transformer.parameters()).device, transformer.config
-    noise = torch.randn(1, *scale.latent_shape, device=device)
-    control = torch.randn(1, config.vace_in_channels, *scale.latent_shape[1:], device=device)
-    text = None if config.text_dim is None else torch.randn(1, TEXT_TOKENS, config.text_dim, device=device)
-    models, clock = SimpleNamespace(transformer=transformer, scheduler=build_scheduler(FLOW_SHIFT)), clock_of(device)
-    start = clock()
-    latents = denoise(models, noise[:, :, 0], noise, control, steps, prompt_embeds=text)
-    denoised = clock()
-    decode(vae, latents)
-    return {"denoise": denoised - start, "decode": clock() - denoised}
-
-
 def race(
     scale: Scale = Scale(),
     runs: int = 5,
     memories: Sequence[str] = MEMORIES,
     device: torch.device = torch.device("cpu"),
     vae: Callable = random_wan_vae,
-    transformer: Callable = random_wan_transformer,
     track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:
-    """Race the memories' paths.
-
-    On the CPU, on one thread, one chunk is encoded once, a render takes 3 of its 33 frames, and denoising and decoding
-    are left out: the transformer would take hours. On a GPU everything is measured in every run.
+    """Race the memories' paths. On the CPU, on one thread, one chunk is encoded once, and a render takes 3 of its 33
+    frames.
 
     Args:
-        vae, transformer: called with the device to build them.
+        vae: called with the device to build it.
         track: goes through the runs, for example with a progress bar.
 
     Returns:
@@ -174,29 +143,25 @@ def race(
     gpu = device.type == "cuda"
     raw: dict[str, list[dict]] = {name: [] for name in memories}
     with one_thread():
-        codec, network = vae(device, decoder=gpu), transformer(device) if gpu else None
-        cameras, clips = once_around(scale)
+        codec, (cameras, clips) = vae(device), once_around(scale)
         for run in track(range(runs)):
             encoding = {"encode": measure_encode(codec, scale, device)} if gpu or run == 0 else {}
-            generation = measure_generation(codec, network, scale) if gpu else {}
             for name in memories:
                 walked = walk(name, scale, cameras, clips, device, scale.frames if gpu else RENDERED)
                 for chunk in walked["chunks"]:
-                    chunk["seconds"] |= generation | (encoding if name.startswith("rgb") else {})
+                    chunk["seconds"] |= encoding if name.startswith("rgb") else {}
                 raw[name].append(walked)
     notes = [
         f"A camera turns once around a ray-cast room in {scale.chunks} chunks of {scale.frames} frames; {scale.keys} "
         "key frames a chunk are written into every memory, with exact depth. The latent memories read "
         f"{scale.latent_shape[1]} latent frames, the RGB ones render {scale.frames} frames and encode them; times are "
-        f"divided by the {scale.new_frames} new frames of a chunk."
+        f"divided by the {scale.new_frames} new frames of a chunk. Denoising, decoding and depth are left out."
     ]
-    if gpu:
-        notes.append(f"Denoising took {STEPS} steps of the 5B transformer with random weights. Depth was left out.")
-    else:
+    if not gpu:
         notes.append(
             f"On the CPU the encode was measured once, and a render took {RENDERED} of the {scale.frames} frames, "
-            "scaled. Denoising, decoding and depth were left out. A GPU speeds up the encode more than the readout, so "
-            "the ratio of their times is a processor's; that of the bytes is not."
+            "scaled. A GPU speeds up the encode more than the readout, so the ratio of their times is a processor's; "
+            "that of the bytes is not."
         )
     settings = {"runs": runs, **vars(scale)}
     about, memories = machine(device, threads=1), summarise(raw)

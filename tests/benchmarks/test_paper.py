@@ -13,7 +13,7 @@ SMALL = paper.Scale(size=(48, 64), chunks=2, frames=9, stride=8, channels=4)
 
 
 def test_both_paths_are_timed():
-    report = paper.race(SMALL, runs=2, vae=lambda device, decoder: build_micro(temporal=True)["vae"])
+    report = paper.race(SMALL, runs=2, vae=lambda device: build_micro(temporal=True)["vae"])
     for name, memory in report["memories"].items():
         for chunk in memory["chunks"]:
             each = chunk["seconds_per_frame"]
@@ -33,12 +33,6 @@ def test_the_camera_turns_once_around():
     torch.testing.assert_close(cameras.c2w[total], cameras.c2w[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(clips[1].cameras.c2w[0], cameras.c2w[SMALL.new_frames + SMALL.new_frames // SMALL.keys])
     assert paper.Scale().latent_shape == (48, 9, 44, 80)
-
-
-def test_a_whole_chunk_can_be_generated():
-    parts = build_micro(temporal=True)
-    figures = paper.measure_generation(parts["vae"], parts["transformer"], SMALL, steps=2)
-    assert set(figures) == {"denoise", "decode"} and all(value > 0 for value in figures.values())
 
 
 def test_operations_are_counted_on_the_real_modules():
