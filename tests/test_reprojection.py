@@ -14,7 +14,6 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import lift
 from mirage_nb.reprojection import (
     MAX_PENALTY,
-    MAX_SPLAT,
     PENALTY_REACH,
     depth_penalty,
     project,
@@ -196,7 +195,7 @@ def test_splats_fill_holes_and_hide_what_is_behind_but_yield_to_their_own_surfac
     assert three[4, 5] == 1  # on the same surface, a token in the cell beats the splat
     assert three[4, 3] == 0  # the wall far behind does not shine through
     huge = reproject(2 * at[4, 4][None], torch.ones(1, 1), grid, torch.tensor([1e6]))
-    assert huge.visibility.sum() == (2 * MAX_SPLAT + 1) ** 2
+    assert huge.visibility.sum() == 7 * 7, "no splat reaches farther than 3 cells"
 
 
 def test_of_one_surface_the_token_that_fits_the_cell_wins():
