@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import ROOM, box_depth, camera, pose, random_cameras, room_views
+from scenes import ROOM, camera, pose, random_cameras, room_views
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import lift
+from mirage_nb.lifting import Points, lift
 from mirage_nb.memory.grid import COLUMNS, POLICIES, LatentGrid
 from mirage_nb.memory.voxels import voxel_keys, voxel_level
 
@@ -208,14 +208,21 @@ def test_masked_cells_are_left_out_and_change_nothing():
 
 
 def test_a_slanted_surface_covers_itself():
-    """Along a floor seen at a grazing angle depth changes by more than the tolerance from cell to cell."""
-    floor = torch.tensor([[-50.0, -50.0, -50.0], [50.0, 0.5, 50.0]])
-    first, moved = camera(pose()), camera(pose((0.0, 0.0, 0.03)))
-    lower = torch.zeros(1, 8, 12, dtype=torch.bool)
-    lower[:, 5:] = True  # below the horizon
-    grid, latents = LatentGrid(tolerance=0.01), torch.zeros(1, 2, 8, 12)
-    assert grid.write(latents, box_depth(first, floor), first, lower) == 36
-    assert grid.write(latents, box_depth(moved, floor), moved, lower) <= 6
+    """Tokens on a steep plane, each 0.4 cells off the centre of its cell, where depth differs by up to a quarter."""
+    view = camera(pose(), size=(64, 96))
+    grid_view = view.downscale(8)
+    u, v = torch.arange(11) + 0.9, torch.arange(8) + 0.5  # columns 0 to 10 of 12
+
+    def plane(u):
+        return 1 / (0.5 - 0.04 * u)
+
+    fx, fy, cx, cy = grid_view.intrinsics[0]
+    z = plane(u).expand(8, 11)
+    positions = torch.stack([(u - cx) / fx * z, (v[:, None] - cy) / fy * z, z], -1).reshape(-1, 3)
+    grid, cells = LatentGrid(stride=8, tolerance=0.01), torch.zeros(88, dtype=torch.int64)
+    grid.add(Points(positions, torch.zeros(88, 2), z.flatten() / fx, cells, cells))
+    depth = plane(torch.arange(12) + 0.5).expand(1, 8, 12).contiguous()
+    assert grid.write(torch.zeros(1, 2, 8, 12), depth, view) == 8  # the last column, which has no token
 
 
 def test_points_are_added_as_they_are():
