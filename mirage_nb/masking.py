@@ -116,39 +116,23 @@ def looked_through(
     return (count >= min_views).reshape(surface.shape) & (surface > 0)
 
 
-def inconsistent(
-    depth: Tensor,
-    readout: Readout,
-    latents: Tensor | None = None,
-    tolerance: float = DEPTH_TOLERANCE,
-    residual: float = 1.2,
-) -> Tensor:
-    """Cells where a view contradicts the memory, (N, h, w) bool.
+def inconsistent(depth: Tensor, readout: Readout, tolerance: float = DEPTH_TOLERANCE) -> Tensor:
+    """Cells where a view looks through what the memory shows, (N, h, w) bool.
 
-    Either the view looks through the memory's surface: everything in the cell and around it lies more than
-    `tolerance` behind the readout. Then the token shows something that has moved away, and `readout.index` of these
-    cells says which tokens to delete. Or the depths agree, but the latents don't. A surface seen in front of the
-    memory's is no contradiction, since a static thing may hide another; `find_moving` tells whether it moves.
+    There, everything in the cell and around it lies more than `tolerance` behind the readout. So the token shows
+    something that has moved away; `readout.index` of these cells says which tokens to delete. A surface seen in front
+    of the memory's is no contradiction, since a static thing may hide another; `find_moving` tells whether it moves.
 
     Args:
         depth: (N, H, W) z-depth in metres of the view, per pixel (or per cell); 0 or non-finite means unknown.
         readout: what the memory shows to the same cameras.
-        latents: (N, C, h, w) of the view; None compares depth only.
         tolerance: relative depth.
-        residual: RMS difference of two tokens, in standard deviations of the view's latents. Tokens of
-            unrelated surfaces differ by about 1.4.
     """
     h, w = readout.depth.shape[1:]
     if depth.ndim != 3 or len(depth) != len(readout) or depth.shape[1] % h or depth.shape[2] * h != depth.shape[1] * w:
         raise ValueError(f"depth: expected ({len(readout)}, {h}, {w}) or a multiple, got {tuple(depth.shape)}")
-    stride = depth.shape[1] // h
-    gone = nearest_around(depth, stride) > readout.depth * (1 + tolerance)
-    if latents is not None:
-        seen = depth_to_latent(depth, stride)
-        same = (seen > 0) & ((seen - readout.depth).abs() <= tolerance * seen)
-        error = (latents - readout.latents).float().square().mean(1).sqrt()
-        gone |= same & (error > residual * latents.float().std())
-    return gone & readout.visibility
+    nearest = nearest_around(depth, depth.shape[1] // h)
+    return (nearest > readout.depth * (1 + tolerance)) & readout.visibility
 
 
 def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scenes import box_depth, camera, pose, room_views, square_in_front
+from scenes import box_depth, camera, pose, square_in_front
 
 from mirage_nb.context import Past
 from mirage_nb.lifting import cells, depth_to_latent, nearest_around
@@ -165,19 +165,6 @@ def test_the_view_against_the_memory():
     assert inconsistent(after[:, ::8, ::8], readout).shape == (1, 8, 12)  # depth per cell will do
     with pytest.raises(ValueError, match="depth: expected"):
         inconsistent(after[:, :60], readout)
-
-
-def test_a_surface_that_looks_different_is_inconsistent():
-    view = camera(pose(axis_angle=(0.0, 0.4, 0.0)))
-    grid = LatentGrid()
-    latents, depth = room_views(view)
-    grid.write(latents, depth, view)
-    changed = latents.clone()
-    changed[0, :, 2, 3] = -changed[0, :, 2, 3] * 3
-    found = inconsistent(depth, grid.read(view), changed)
-    assert found.nonzero().tolist() == [[0, 2, 3]]
-    assert not inconsistent(depth * 1.5, grid.read(view), latents).sum() < 40  # all walls further off: seen through
-    assert not inconsistent(depth, grid.read(view), latents + 0.1 * torch.randn_like(latents)).any()
 
 
 # ---- what moves, by geometry alone

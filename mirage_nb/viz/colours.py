@@ -73,11 +73,6 @@ def heat(values: Tensor, low: float | None = None, high: float | None = None) ->
     return np.where(measured[..., None], VIRIDIS[(scaled * 255).astype(np.uint8)], np.uint8(255))
 
 
-def yes_no(mask: Tensor) -> np.ndarray:
-    """A mask (...) as colours (..., 3): True is green, as the memory; False is orange, as a hole."""
-    return np.where(mask.cpu().numpy()[..., None], _rgb(COLOURS["memory"]), _rgb(COLOURS["hole"]))
-
-
 def readout_cells(latents: Tensor, visible: Tensor, colours: Tensor) -> np.ndarray:
     """A readout (C, h, w), visible (h, w) bool, by the tokens' colours: (h, w, 3) uint8, holes orange."""
     channels, h, w = latents.shape

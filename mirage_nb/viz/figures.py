@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mirage_nb.evaluation import psnr
-from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, small, title_of
-from mirage_nb.viz.colours import heat, holes, tinted, yes_no
+from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, font, small, title_of
+from mirage_nb.viz.colours import heat, holes, tinted
 from mirage_nb.viz.space import LEVEL_COLOURS
 
 OTHER_CURVES = ("#0072b2", "#cc79a7", "#56b4e9", "#e69f00", "#7b8494")  # of names that are not in COLOURS
@@ -26,26 +25,35 @@ def pictures(
     Args:
         rows: name -> pictures (H, W, 3) uint8, as (T, H, W, 3) or a list; rows may be shorter than others.
         columns: titles.
-        size: inches of a picture's side.
+        size: height of a picture in inches of 84 pixels.
         note: the line below.
     """
-    count = max(len(row) for row in rows.values())
-    figure = Figure(figsize=(size * count + 1.3, size * len(rows) + 0.25 + 0.3 * bool(note)), layout="constrained")
-    axes = figure.subplots(len(rows), count, squeeze=False)
-    for line, (name, row) in zip(axes, rows.items()):
-        for index, axis in enumerate(line):
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set(color=COLOURS.get(name, QUIET), visible=index < len(row))
-            if index < len(row):
-                axis.imshow(np.asarray(row[index]))
-        title = title_of(name).replace(", ", ",\n")
-        line[0].set_ylabel(title, color=COLOURS.get(name, INK), fontsize=9, rotation=0, ha="right", va="center")
-        line[0].yaxis.set_label_coords(-0.06, 0.5)
-    for axis, title in zip(axes[0], columns):
-        axis.set_title(title, color=INK, fontsize=9)
-    if note:
-        figure.supxlabel(note, fontsize=9, color=QUIET)
-    return small(drawn(figure, dpi=84))
+    return small(table(rows, columns, round(84 * size), note))
+
+
+def table(rows: Mapping[str, Sequence], columns: Sequence[str], side: int, note: str = "") -> Image.Image:
+    """What `pictures` makes, in all its colours; `side` is the height of a picture in pixels."""
+    tiles = {title_of(name).replace(", ", ",\n"): [_tile(p, side) for p in row] for name, row in rows.items()}
+    width, gap, top = max(tile.width for row in tiles.values() for tile in row) + 6, 6, 24 if columns else 4
+    margin = 16 + round(max(font(13).getlength(part) for name in tiles for part in name.split("\n")))
+    page_width = max(margin + max(map(len, tiles.values())) * width, round(font(13).getlength(note)) + 16)
+    page = Image.new("RGB", (page_width, top + len(tiles) * (side + gap) + (22 if note else 0)), PAPER)
+    draw = ImageDraw.Draw(page)
+    for index, title in enumerate(columns):
+        draw.text((margin + index * width + (width - gap) / 2, top - 6), title, INK, font(13), "ms")
+    for y, colour, (name, row) in zip(range(top, page.height, side + gap), map(COLOURS.get, rows), tiles.items()):
+        draw.multiline_text((margin - 8, y + side / 2), name, colour or INK, font(13), "rm", align="right")
+        for index, tile in enumerate(row):
+            page.paste(tile, (margin + index * width, y))
+    draw.text((8, page.height - 6), note, QUIET, font(13), "ls")
+    return page
+
+
+def _tile(picture, side: int) -> Image.Image:
+    """A picture (H, W, 3) of a height; one that is enlarged much, such as a grid of cells, keeps its sharp squares."""
+    image = Image.fromarray(np.asarray(picture))
+    how = Image.Resampling.NEAREST if image.height * 3 <= side else Image.Resampling.LANCZOS
+    return image.resize((round(side * image.width / image.height), side), how)
 
 
 def first_last(videos: Mapping[str, Tensor]) -> Image.Image:
@@ -91,31 +99,6 @@ def channel_sheet(latent: Tensor, columns: int = 8) -> Image.Image:
         if index < len(values):
             axis.imshow(values[index], cmap="RdBu_r", vmin=-reach, vmax=reach)
             axis.set_title(f"channel {index}", fontsize=8, color=INK)
-    return drawn(figure)
-
-
-def number_grids(grids: Mapping[str, Tensor], note: str = "") -> Image.Image:
-    """Small grids (h, w) of numbers or bool, side by side, each cell with its number; a dot where it is 0."""
-    count = len(grids)
-    figure = Figure(figsize=(2.75 * count, 3.2 + 0.25 * bool(note)), layout="constrained")
-    for axis, (name, grid) in zip(figure.subplots(1, count, squeeze=False)[0], grids.items()):
-        truth = grid.dtype == torch.bool
-        picture = yes_no(grid) if truth else heat(grid.float())
-        axis.imshow(picture, alpha=0.75)
-        for (row, column), value in np.ndenumerate(grid.cpu().numpy()):
-            text = "·" if value <= 0 else f"{value:.{int(grid.is_floating_point())}f}"
-            if truth:
-                text = "yes" if value else "no"
-            dark = truth or not value or picture[row, column].mean() > 110
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=INK if dark else PAPER)
-        axis.set(xticks=np.arange(-0.5, grid.shape[1]), yticks=np.arange(-0.5, grid.shape[0]))
-        axis.set(xticklabels=[], yticklabels=[])
-        axis.grid(color=PAPER, linewidth=1.5)
-        axis.tick_params(length=0)
-        axis.spines[:].set_color(QUIET)
-        axis.set_title(name, fontsize=10, color=INK)
-    if note:
-        figure.supxlabel(note, fontsize=9, color=QUIET)
     return drawn(figure)
 
 

@@ -6,8 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mirage_nb.models.full_size import GIB, Plan
-from mirage_nb.viz.base import drawn
-from mirage_nb.viz.video import COLOURS
+from mirage_nb.viz.base import COLOURS, drawn
 
 
 def memory_bars(plan: Plan, gpu: float, main: float) -> Image.Image:

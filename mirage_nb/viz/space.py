@@ -195,24 +195,6 @@ def voxel_slice(memory, colours: Tensor, height: float, thickness: float, bounds
     return plan.image
 
 
-def ghost_plan(
-    memories: Mapping[str, tuple[Tensor, Tensor, Tensor]], cameras: Cameras, view: int = 0, side: int = 260
-) -> Image.Image:
-    """Memories from above, side by side, their ghosts (tokens of a thing that has moved away) ringed.
-
-    Args:
-        memories: name -> positions (P, 3), colours (P, 3) uint8, and which are ghosts (P,) bool.
-        cameras: of the walk. view: which of them is drawn with its view.
-        side: of a plan, in pixels.
-    """
-    bounds = _bounds(torch.cat([cameras.centers, *(positions for positions, _, _ in memories.values())]))
-    tiles = {}
-    for name, (positions, colours, ghost) in memories.items():
-        label = f"{name}: {len(positions):,} tokens, {int(ghost.sum())} ghosts"
-        tiles[label] = plan_view(positions, colours, bounds, side, cameras, view, marked=ghost)
-    return board(tiles)
-
-
 def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras, note: str = "") -> Image.Image:
     """A memory as a still picture: from behind the first camera, and from above, with a line below."""
     views = cameras[_drawn_views(cameras)]

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from mirage_nb.memory.io import write_aside
-from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, font, title_of
+from mirage_nb.viz.base import PAPER
+from mirage_nb.viz.figures import table
 from mirage_nb.viz.space import board
 
 
@@ -93,28 +94,13 @@ def contact_sheet(
 
     Args:
         videos: name -> (T, H, W, 3) uint8, all of one length and size. Names in `base.COLOURS` get their colour.
-        title: a line above, left out if empty.
+        title: a line below, left out if empty.
         tile: height of a frame on the sheet, in pixels.
     """
     videos = _of_one_shape(videos)
-    length, height, width = next(iter(videos.values())).shape[:3]
-    chosen, tile_width = spread(length, columns), round(tile * width / height)
-    margin = 14 + max(round(font(13).getlength(title_of(name))) for name in videos) + 10
-    top = (30 if title else 6) + 20
-    sheet = Image.new("RGB", (margin + len(chosen) * (tile_width + 4) + 6, top + len(videos) * (tile + 4) + 4), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((10, 8), title, INK, font(16))
-    for column, index in enumerate(chosen):
-        middle = margin + column * (tile_width + 4) + tile_width / 2
-        draw.text((middle, top - 5), f"frame {index}" if not column else str(index), QUIET, font(13), "ms")
-    for row, (name, frames) in enumerate(videos.items()):
-        y = top + row * (tile + 4)
-        draw.rectangle((3, y, 6, y + tile - 1), COLOURS.get(name, QUIET))
-        draw.text((14, y + tile / 2), title_of(name), COLOURS.get(name, INK), font(13), "lm")
-        for column, index in enumerate(chosen):
-            picture = Image.fromarray(frames[index]).resize((tile_width, tile), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (margin + column * (tile_width + 4), y))
-    return sheet
+    chosen = spread(len(next(iter(videos.values()))), columns)
+    numbers = [f"frame {index}" if not column else str(index) for column, index in enumerate(chosen)]
+    return table({name: frames[chosen] for name, frames in videos.items()}, numbers, tile, title)
 
 
 def stack_sheets(sheets: list[Image.Image]) -> Image.Image:

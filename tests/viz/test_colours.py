@@ -41,7 +41,6 @@ def test_a_readout_shows_tokens_by_colour_and_holes_as_holes():
     assert picture[0, 0].tolist() == [128, 0, 51] and picture[0, 1].tolist() == [0, 128, 51]
     assert picture[1, 0].tolist() == [255, 0, 51]
     assert where(picture, COLOURS["hole"]).tolist() == [[1, 1]]
-    assert where(viz.yes_no(visible), COLOURS["memory"]).tolist() == [[0, 0], [0, 1], [1, 0]]
 
 
 def test_a_mark_frames_its_cell_and_leaves_it_as_it_is():

@@ -12,9 +12,7 @@ from matplotlib.colors import to_rgb
 from scenes import camera, pose, room_views
 
 from mirage_nb import viz
-from mirage_nb.cameras import Cameras
 from mirage_nb.memory.grid import LatentGrid
-from mirage_nb.paths import camera_path
 from mirage_nb.viz.base import COLOURS
 from mirage_nb.viz.space import LEVEL_COLOURS, MOST_POINTS, thinned
 
@@ -111,17 +109,16 @@ def test_without_a_display_the_viewer_says_so_and_loads_nothing(monkeypatch, hea
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_plan_rings_ghosts_only_where_there_are_some():
-    cameras = Cameras(camera_path("pan_left", 5), [40.0, 42, 25, 15], (32, 48))
-    positions, grey = torch.rand(50, 3) * 4, torch.full((50, 3), 90, dtype=torch.uint8)
-    none = torch.zeros(50, dtype=torch.bool)
-    some = none.clone()
-    some[:8] = True
-    without = viz.ghost_plan({"a": (positions, grey, none)}, cameras)
-    assert not len(where(without, COLOURS["picked"]))
-    both = viz.ghost_plan({"a": (positions, grey, none), "b": (positions, grey, some)}, cameras)
-    rings = where(both, COLOURS["picked"])
-    assert len(rings) and rings[:, 1].min() > both.width / 2, "the second memory alone has ghosts"
+def test_a_plan_rings_the_marked_tokens_only():
+    points, bounds = (
+        torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 2.0]]),
+        torch.tensor([[-1.0, -1.0, -1.0], [3.0, 1.0, 3.0]]),
+    )
+    none, second = torch.tensor([False, False]), torch.tensor([False, True])
+    colours = torch.cat([RED, BLUE])
+    assert not len(where(viz.plan_view(points, colours, bounds, marked=none), COLOURS["picked"]))
+    page = viz.plan_view(points, colours, bounds, marked=second)
+    assert np.abs(where(page, COLOURS["picked"]).mean(0) - where(page, BLUE).mean(0)).max() < 1.5
 
 
 def test_many_tokens_are_thinned_evenly_and_it_says_so():
