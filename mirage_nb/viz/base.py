@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageFont
 
@@ -55,3 +56,15 @@ def drawn(figure: Figure, dpi: int = 90) -> Image.Image:
 def small(picture: Image.Image) -> Image.Image:
     """The picture with a palette of 256 colours, so that a notebook full of photographs stays a small file."""
     return picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def tile_of(picture, side: int) -> Image.Image:
+    """An array (H, W, 3) uint8 as a picture of a height; a PIL image stays as it is.
+
+    What is enlarged much, such as a grid of cells, keeps its sharp squares.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    image = Image.fromarray(np.asarray(picture))
+    how = Image.Resampling.NEAREST if image.height * 3 <= side else Image.Resampling.LANCZOS
+    return image.resize((round(side * image.width / image.height), side), how)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mirage_nb.evaluation import psnr
-from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, font, small, title_of
+from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, font, small, tile_of, title_of
 from mirage_nb.viz.colours import heat, holes, tinted
 from mirage_nb.viz.space import LEVEL_COLOURS
 
@@ -33,7 +33,7 @@ def pictures(
 
 def table(rows: Mapping[str, Sequence], columns: Sequence[str], side: int, note: str = "") -> Image.Image:
     """What `pictures` makes, in all its colours; `side` is the height of a picture in pixels."""
-    tiles = {title_of(name).replace(", ", ",\n"): [_tile(p, side) for p in row] for name, row in rows.items()}
+    tiles = {title_of(name).replace(", ", ",\n"): [tile_of(p, side) for p in row] for name, row in rows.items()}
     width, gap, top = max(tile.width for row in tiles.values() for tile in row) + 6, 6, 24 if columns else 4
     margin = 16 + round(max(font(13).getlength(part) for name in tiles for part in name.split("\n")))
     page_width = max(margin + max(map(len, tiles.values())) * width, round(font(13).getlength(note)) + 16)
@@ -47,13 +47,6 @@ def table(rows: Mapping[str, Sequence], columns: Sequence[str], side: int, note:
             page.paste(tile, (margin + index * width, y))
     draw.text((8, page.height - 6), note, QUIET, font(13), "ls")
     return page
-
-
-def _tile(picture, side: int) -> Image.Image:
-    """A picture (H, W, 3) of a height; one that is enlarged much, such as a grid of cells, keeps its sharp squares."""
-    image = Image.fromarray(np.asarray(picture))
-    how = Image.Resampling.NEAREST if image.height * 3 <= side else Image.Resampling.LANCZOS
-    return image.resize((round(side * image.width / image.height), side), how)
 
 
 def first_last(videos: Mapping[str, Tensor]) -> Image.Image:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,44 +11,37 @@ STAGE_COLOURS = {
     "read": "#009e73", "encode": "#cc79a7", "denoise": "#0072b2", "decode": "#56b4e9", "depth": "#e69f00",
     "write": "#999999",
 }  # fmt: skip
-LOG_FROM = 20  # times apart: from here on times are drawn on a logarithmic axis
-
-
-def _line(axis: Axes, name: str, values: Sequence[Mapping | None], factor: float = 1.0) -> None:
-    measured = [(i + 1, v) for i, v in enumerate(values) if v]
-    if not any(v["median"] > 0 for _, v in measured):
-        return
-    x, colour = [i for i, _ in measured], COLOURS.get(name, INK)
-    low, high = ([v[k] * factor for _, v in measured] for k in ("low", "high"))
-    axis.plot(x, [v["median"] * factor for _, v in measured], "o-", markersize=3, color=colour, label=title_of(name))
-    axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+# key of a chunk's figures, title, label, and the factor from its unit to the label's
+PANELS = (
+    ("bytes", "Size", "memory (MiB)", 2**-20),
+    ("total", "Time", "ms per frame", 1e3),
+    ("psnr_to_truth", "Quality", "PSNR to the truth (dB)", 1.0),
+)
+LOG_FROM = 20  # times apart: from here on a panel has a logarithmic axis
 
 
 def growth(report: dict) -> Image.Image:
-    """Bytes, time per frame and, where it was measured, quality of each memory, chunk by chunk. A band is the range of
-    all runs."""
-    memories = report["memories"]
-    rated = any(chunk["psnr_to_truth"] for memory in memories.values() for chunk in memory["chunks"])
-    figure = Figure(figsize=(4.4 * (2 + rated), 3.4), layout="constrained")
-    axes = figure.subplots(1, 2 + rated)
-    for name, memory in memories.items():
-        chunks = memory["chunks"]
-        _line(axes[0], name, [c["bytes"] for c in chunks], 2**-20)
-        _line(axes[1], name, [c["total"] for c in chunks], 1e3)
-        if rated:
-            _line(axes[2], name, [c["psnr_to_truth"] for c in chunks])
-            axes[2].set(ylabel="PSNR to the truth (dB)", title="Quality")
-    totals = [chunk["total"]["median"] for memory in memories.values() for chunk in memory["chunks"]]
-    scale = "log" if max(totals) > LOG_FROM * min(totals) else "linear"
-    axes[0].set(yscale="log", ylabel="memory (MiB)", title="Size")
-    axes[1].set(yscale=scale, ylabel="ms per frame", title="Time")
-    for axis in axes:
-        axis.set_xlabel("chunk")
+    """Bytes, time per frame and, where it was measured, quality of each memory, chunk by chunk; a band is the range."""
+    memories = {name: memory["chunks"] for name, memory in report["memories"].items()}
+    panels = [panel for panel in PANELS if any(chunk[panel[0]] for chunks in memories.values() for chunk in chunks)]
+    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
+    for axis, (key, title, label, factor) in zip(figure.subplots(1, len(panels)), panels):
+        drawn_values = []
+        for name, chunks in memories.items():
+            chunks = [chunk for chunk in chunks if chunk[key] and chunk[key]["median"] > 0]
+            x = [chunk["chunk"] for chunk in chunks]
+            low, middle, high = ([chunk[key][k] * factor for chunk in chunks] for k in ("low", "median", "high"))
+            colour = COLOURS.get(name, INK)
+            axis.plot(x, middle, "o-", markersize=3, color=colour, label=title_of(name))
+            axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            drawn_values += middle
+        scale = "log" if max(drawn_values) > LOG_FROM * min(drawn_values) else "linear"
+        axis.set(xlabel="chunk", ylabel=label, title=title, yscale=scale)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color=QUIET, alpha=0.25)
-    handles = {label: h for axis in axes for h, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5 if rated else 3, frameon=False)
+    handles, labels = figure.axes[1].get_legend_handles_labels()  # every memory takes time
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return drawn(figure)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.rooms.room import view
-from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, font, title_of
+from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, font, tile_of, title_of
 from mirage_nb.viz.colours import VIRIDIS
 
 FRUSTUM = 0.35  # metres from a drawn camera to its image plane
@@ -43,7 +43,7 @@ def board(
     if not tiles:
         raise ValueError("tiles: expected at least one picture")
     gap, banner = 8, 22
-    images = {name: _tile(tile, side) for name, tile in tiles.items()}
+    images = {name: tile_of(tile, side) for name, tile in tiles.items()}
     names = list(images)
     rows = [names[i : i + columns] for i in range(0, len(names), columns)]
     cell = {n: max(images[n].width, round(font(13).getlength(title_of(n)))) for n in names}
@@ -310,13 +310,6 @@ def _drawn_views(cameras: Cameras) -> list[int]:
 
 def _bounds(points: Tensor, margin: float = 0.3) -> Tensor:
     return torch.stack([points.amin(0) - margin, points.amax(0) + margin])
-
-
-def _tile(tile, side: int) -> Image.Image:
-    if isinstance(tile, Image.Image):
-        return tile
-    image = Image.fromarray(np.asarray(tile))
-    return image.resize((round(side * image.width / image.height), side), Image.Resampling.NEAREST)
 
 
 def _dots(page: Image.Image, at: np.ndarray, colours: np.ndarray, radius: int) -> None:
