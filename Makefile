@@ -11,8 +11,6 @@ NOTEBOOK := 00_quickstart
 demo test: export HF_HUB_OFFLINE := 1
 # Fonts are listed for this environment: the user's own list may be another environment's, with fonts that are gone.
 test: export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
-# A window that nobody closes would stop the demo.
-demo: export MIRAGE_HEADLESS := 1
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

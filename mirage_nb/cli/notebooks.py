@@ -117,7 +117,7 @@ def execute(
 
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # not a kernel that the user has installed elsewhere
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ["OMP_NUM_THREADS"] = os.environ["MIRAGE_HEADLESS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"
     return papermill.execute_notebook(
         copy.deepcopy(notebook), None, dict(parameters), kernel_name="python3", language="python", cwd=cwd,
         execution_timeout=seconds, progress_bar={"desc": progress, "unit": "cell"} if progress else False,

@@ -15,12 +15,12 @@ _NAMES_OF = {
         "heat", "holes", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
     ),
     "figures": (
-        "channel_sheet", "first_last", "level_picture", "lines", "pictures", "segment_bars",
+        "channel_sheet", "level_picture", "lines", "pictures", "segment_bars",
         "segment_sheet",
     ),
     "notebook": ("check", "record"),
     "space": (
-        "board", "cloud_view", "open_viewer", "plan_view", "show_cloud", "voxel_slice",
+        "board", "cloud_view", "plan_view", "show_cloud",
     ),
     "training": ("bars", "decoded", "film", "loss_curve"),
     "video": ("contact_sheet", "show_videos", "side_by_side", "write_mp4", "write_png"),

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mirage_nb.evaluation import psnr
 from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, font, small, tile_of, title_of
 from mirage_nb.viz.colours import heat, holes, tinted
 from mirage_nb.viz.space import LEVEL_COLOURS
@@ -47,15 +46,6 @@ def table(rows: Mapping[str, Sequence], columns: Sequence[str], side: int, note:
             page.paste(tile, (margin + index * width, y))
     draw.text((8, page.height - 6), note, QUIET, font(13), "ls")
     return page
-
-
-def first_last(videos: Mapping[str, Tensor]) -> Image.Image:
-    """The first and the last frame of videos (T, H, W, 3) uint8 on a closed path, with the PSNR between them."""
-    values = [psnr(frames[-1], frames[0]).item() for frames in videos.values()]
-    words = ["the same picture" if np.isinf(value) else f"{value:.1f} dB" for value in values]
-    columns = [f"{title_of(name)}: {word}" for name, word in zip(videos, words)]
-    ends = {"first": [frames[0] for frames in videos.values()], "last": [frames[-1] for frames in videos.values()]}
-    return pictures(ends, columns, 2.2)
 
 
 def lines(

@@ -6,8 +6,6 @@ milliseconds; a matplotlib figure would take longer than everything that it show
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -147,7 +145,7 @@ class Plan:
 
 def plan_view(
     positions: Tensor, colours: Tensor, bounds: Tensor, size: int = 260, cameras: Cameras | None = None,
-    view: int | None = None, box: Tensor | None = None, marked: Tensor | None = None,
+    view: int | None = None, marked: Tensor | None = None,
 ) -> Image.Image:  # fmt: skip
     """Tokens from above, x to the right and z away, the higher ones on top.
 
@@ -156,41 +154,14 @@ def plan_view(
         bounds: (2, 3) lowest and highest corner of what is drawn.
         size: of the picture's longer side in pixels.
         cameras: of a path, drawn as a line. view: which of them is drawn with its view.
-        box: (2, 3), a box that is outlined. marked: rows, or a mask, of tokens that are ringed.
+        marked: rows, or a mask, of tokens that are ringed.
     """
     plan = Plan(bounds, size)
     plan.tokens(positions, colours)
     if cameras is not None:
         plan.path(cameras, [] if view is None else [view])
-    if box is not None:
-        (x0, y1), (x1, y0) = plan.at(box)
-        plan.draw.rectangle((x0, y0, x1, y1), outline=COLOURS["picked"], width=2)
     if marked is not None:
         _rings(plan.draw, plan.at(positions.cpu()[marked].reshape(-1, 3)), 6)
-    plan.ruler()
-    return plan.image
-
-
-def voxel_slice(memory, colours: Tensor, height: float, thickness: float, bounds: Tensor, size: int = 320):
-    """A slice through the grid from above: each voxel as large as it is, in its token's colour, framed in its level's.
-
-    Args:
-        memory: a `LatentGrid`. colours: (P, 3) uint8 of its tokens.
-        height: metres of the slice's middle above the world's y = 0 (y points down). thickness: metres.
-        bounds: (2, 3) lowest and highest corner of what is drawn.
-        size: of the picture's longer side in pixels.
-    """
-    plan = Plan(bounds, size)
-    inside = (memory.positions[:, 1] + height).abs() <= thickness / 2
-    level = memory.level.long()
-    edges = memory.voxel_size * torch.exp2(level.float())  # (P,) metres
-    corners = (memory.positions / edges[:, None]).floor() * edges[:, None]
-    rest = memory.positions[~inside]
-    plan.tokens(rest, torch.full((len(rest), 3), 231, dtype=torch.uint8), radius=1)  # the others, pale
-    rows = zip(plan.at(corners[inside]), edges[inside].tolist(), level[inside].tolist(), colours[inside].tolist())
-    for (left, bottom), edge, which, rgb in rows:
-        square = (left, bottom - edge * plan.scale, left + edge * plan.scale, bottom)
-        plan.draw.rectangle(square, tuple(rgb), LEVEL_COLOURS[which], 2)
     plan.ruler()
     return plan.image
 
@@ -252,18 +223,6 @@ def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras) -> None:
     page = figure.to_html(full_html=False, include_plotlyjs="cdn")
     display({"application/vnd.plotly.v1+json": figure.to_plotly_json() | {"config": {}}, "text/html": page}, raw=True)
     display(memory_picture(positions, colours, cameras, label))
-
-
-def open_viewer(memory, colours: Tensor | None = None, title: str = "memory") -> str:
-    """Open3D's own window with a memory's tokens, colours (P, 3) uint8, where there is a display; says what it did."""
-    nobody = os.environ.get("MIRAGE_HEADLESS")  # set where notebooks are executed: nobody is there to close a window
-    display = not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if nobody or not display:
-        return "no display here, so no window of Open3D's"
-    import open3d
-
-    open3d.visualization.draw_geometries([memory.to_open3d(colours)], window_name=title, width=900, height=700)
-    return "the window was closed"
 
 
 def thinned(count: int) -> tuple[slice, str]:

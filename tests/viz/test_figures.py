@@ -59,9 +59,3 @@ def test_channels_and_levels_are_drawn():
     assert viz.channel_sheet(torch.randn(5, 4, 4), columns=3).height > 150
     levels = viz.level_picture(torch.rand(9), torch.rand(9), torch.arange(9) % 3, 0.05)
     assert levels.width > 500
-
-
-def test_the_first_and_the_last_frame_stand_next_to_each_other():
-    frames = torch.zeros(3, *SIZE, 3, dtype=torch.uint8)
-    frames[-1] = 90
-    assert viz.first_last({"truth": frames[:1], "none": frames}).width > 300
