@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from mirage_nb.formats import readers
 from mirage_nb.formats.colmap import PLACES, read_colmap
 from mirage_nb.formats.readers import Trajectory, natural_order
@@ -36,24 +34,24 @@ FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
     "worldscore": Format(readers.read_worldscore, ["camera_data.json"], ["cameras_interp"]),
     "colmap": Format(read_colmap, PLACES),
     "spatia": Format(readers.read_spatia, ["w2c.txt"], ["[["]),
-    "geometry": Format(readers.read_geometry, [], readers.ARRAYS_C2W + readers.ARRAYS_W2C),
+    "geometry": Format(readers.read_geometry, [], [f"{x}.npy" for x in readers.ARRAYS_C2W + readers.ARRAYS_W2C]),
     "realestate10k": Format(readers.read_realestate10k, [], [19]),
     "tum": Format(readers.read_tum, [], [8]),
 }
 
 
 def _signs(file: Path) -> set[str | int]:
-    """The keys of JSON, the names of the arrays of an archive, "[[" or the number of columns of a text."""
+    """The keys of JSON, the files in an archive, "[[" or the number of columns of a text."""
     if file.suffix == ".json":
         content = json.loads(file.read_text())
         return set(content) if isinstance(content, dict) else set()
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as archive:
-            return set(archive.files)
+        with zipfile.ZipFile(file) as archive:
+            return set(archive.namelist())
     with file.open(errors="replace") as lines:
         head = next(readers.data_lines(lines), "")
     try:
-        return {"[["} if head.startswith("[[") else {len([float(word) for word in head.split()])}
+        return {"[["} if head.startswith("[[") else {len([float(word) for word in head.replace(",", " ").split()])}
     except ValueError:
         return set()
 

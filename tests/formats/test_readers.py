@@ -56,8 +56,8 @@ def write_7scenes(folder):
 def test_realestate10k(tmp_path):
     path = tmp_path / "0a1b.txt"
     line = f"66733 0.5 0.9 0.5 0.6 0 0 {known_camera.W2C_ROW}\n"
-    for url in ("https://www.youtube.com/watch?v=x\n", ""):
-        path.write_text(url + line * 2)
+    for text in ("https://www.youtube.com/watch?v=x\n" + line * 2, line * 2, line.replace(" ", ",") * 2):
+        path.write_text(text)
         known_camera.check(load_trajectory(path))
     path.write_text("https://www.youtube.com/watch?v=x\n" + line.replace("0.6 0 0", "0.6 0.1 0"))
     with pytest.warns(UserWarning, match="distortion"):

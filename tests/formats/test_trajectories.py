@@ -83,6 +83,7 @@ W2C_SCALED = json.dumps((2 * np.array(known_camera.W2C) - np.diag([0, 0, 0, 1]))
         ("a.txt", "0 1 2 3 0 0 0 0.5", "unit quaternions"),
         ("a.txt", "0 1 2 3 0 0 0 1\n0 1 2 x 0 0 0 1", "'x' to float64 at row 1"),
         ("a.json", "{}", "found none"),
+        ("a.json", '{"c2w": []}', "found none"),
         ("a.json", '{"frames": [{}]}', "'transform_matrix' is missing"),
         ("a.json", "[1]", "found none"),
         ("a.json", "{", "a.json: Expecting"),
