@@ -53,17 +53,12 @@ def camera_path(
 
     Args:
         name: see the module's docstring. Turns are about the start camera's own vertical (y) axis; pan_left turns the
-            view to the left. orbit_left moves left on a circle around the point `orbit_radius` ahead and keeps
+            view to the left. orbit_left moves left on a circle around the point `orbit_radius` metres ahead and keeps
             facing it. there_and_back: frame i equals frame T-1-i exactly (an even T has the turning frame twice).
         num_frames: pixel frames, the start included.
         start: (4, 4) c2w of the first frame; the identity if None.
         degrees_per_frame: speed of pans and, seen from the centre, of orbits.
         metres_per_frame: speed of moves, pushes and pulls.
-        orbit_radius: metres from the first camera to the centre of the orbit.
-
-    Raises:
-        ValueError: an unknown name (the nearest one is offered), a frame count below 1, a speed or radius that is not
-            finite and positive, or a start that is not a rigid 4x4 matrix.
     """
     integer("num_frames", num_frames, 1)
     speeds = {"degrees_per_frame": degrees_per_frame, "metres_per_frame": metres_per_frame}
@@ -86,7 +81,10 @@ def camera_path(
     else:
         out = _walk(twists, (num_frames - 1) // 2)
         path = there_and_back(out) if num_frames % 2 else torch.cat([out, out.flip(0)])
-    return _from_start(path, start)
+    if start is None:
+        return path.float()
+    Cameras(start, torch.tensor([1.0, 1.0, 0.5, 0.5]), (1, 1))  # raises where it is not one finite and rigid matrix
+    return (start.double() @ path.to(start.device)).float()
 
 
 def there_and_back(out_path: Tensor) -> Tensor:
@@ -94,25 +92,15 @@ def there_and_back(out_path: Tensor) -> Tensor:
     return torch.cat([out_path, out_path[:-1].flip(0)])
 
 
-def actions_to_c2w(
-    action: str, start: Tensor | None = None, *, metres_per_frame: float = 0.05, degrees_per_frame: float = 1.2
-) -> Tensor:
+def actions_to_c2w(action: str) -> Tensor:
     """A camera path from keystrokes, `"w-32,j-48,l-48"`, in the language of diffusers (`SanaWMPipeline`).
 
     Segments `keys-frames` follow each other; keys of a segment are held together; `none-8` waits. W, A, S, D walk
-    forward, left, back and right on the start camera's horizontal (xz) plane; J and L turn left and right; I and K
-    look up and down, to at most 85 degrees.
-
-    Args:
-        action: the keystrokes.
-        start: (4, 4) c2w of the first frame; the identity if None.
-        metres_per_frame, degrees_per_frame: speeds; the defaults are diffusers'.
+    forward, left, back and right on the horizontal (xz) plane; J and L turn left and right; I and K look up and down,
+    to at most 85 degrees. A frame moves 5 cm and turns 1.2 degrees.
 
     Returns:
-        (N + 1, 4, 4) c2w matrices for N frames of keys: the first is the start.
-
-    Raises:
-        ValueError: the string is not in the language; the message shows the segment.
+        (N + 1, 4, 4) c2w matrices for N frames of keys: the first is the identity.
     """
     try:
         from diffusers.pipelines.sana_wm.cam_utils import action_string_to_c2w
@@ -120,10 +108,10 @@ def actions_to_c2w(
         raise ValueError("action: keystrokes need diffusers 0.42 or newer, so Python 3.11; name a path") from None
 
     try:
-        path = action_string_to_c2w(action, translation_speed=metres_per_frame, rotation_speed_deg=degrees_per_frame)
+        path = action_string_to_c2w(action, translation_speed=0.05, rotation_speed_deg=1.2)
     except ValueError as error:
         raise ValueError(f"action: {error} Example: 'w-32,j-48,l-48' (keys wasd move, ijkl turn)") from None
-    return _from_start(torch.from_numpy(path).double(), start)
+    return torch.from_numpy(path).float()
 
 
 def _twist(move: str, radians: float, metres: float, radius: float) -> Tensor:
@@ -146,14 +134,3 @@ def _walk(twists: list[Tensor], steps: int) -> Tensor:
         if count:
             legs.append(legs[-1][-1] @ torch.matrix_exp(k * twist))
     return torch.cat(legs)
-
-
-def _from_start(path: Tensor, start: Tensor | None) -> Tensor:
-    """The path (T, 4, 4) carried to `start`, in float32."""
-    if start is None:
-        return path.float()
-    start = torch.as_tensor(start)
-    if start.shape != (4, 4):
-        raise ValueError(f"start: expected a (4, 4) camera-to-world matrix, got shape {tuple(start.shape)}")
-    Cameras(start, torch.tensor([1.0, 1.0, 0.5, 0.5]), (1, 1))  # raises where it is not finite and rigid
-    return (start.double() @ path.to(start.device)).float()

@@ -1,4 +1,4 @@
-"""A rendered walk as a posed video without depth, for the tests of recordings."""
+"""A rendered walk as a posed video without depth, and writers of trajectories, for the tests of recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, Room
 from mirage_nb.data.recordings.pose_scale import scaled
-from mirage_nb.formats.nerfstudio import nerfstudio_content
+from mirage_nb.formats.readers import OPENGL
 from mirage_nb.viz.video import mp4_bytes
 
 SIZE = (48, 64)
@@ -33,7 +33,20 @@ def write_recording(folder: Path) -> Path:
 
 
 def write_transforms(path: Path, cameras: Cameras) -> None:
-    path.write_text(json.dumps(nerfstudio_content(cameras, [f"{i}.png" for i in range(len(cameras))])))
+    (height, width), matrices = cameras.size, (cameras.c2w.double() @ OPENGL).tolist()
+    frames = [
+        {"fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "transform_matrix": matrix}
+        for (fx, fy, cx, cy), matrix in zip(cameras.intrinsics.tolist(), matrices)
+    ]
+    path.write_text(json.dumps({"w": width, "h": height, "frames": frames}))
+
+
+def write_realestate10k(path: Path, cameras: Cameras) -> None:
+    normalised = cameras.resize((1, 1)).intrinsics.tolist()
+    lines = ["https://example.org/"]
+    for index, (lens, pose) in enumerate(zip(normalised, cameras.w2c[:, :3].flatten(1).tolist())):
+        lines.append(" ".join(map(str, [index * 33333, *lens, 0, 0, *pose])))
+    path.write_text("\n".join(lines))
 
 
 class TrueDepth:

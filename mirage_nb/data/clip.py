@@ -16,7 +16,6 @@ class Clip:
     Args:
         frames: (T, H, W, 3) uint8.
         depth: (T, H, W) z-depth in metres; 0 = unknown, the sky too.
-        cameras: T.
         moving, sky: (T, H, W) bool; None where the source does not say.
     """
 
@@ -36,7 +35,6 @@ class Scene:
         cameras: T, the image's first.
         depth: (T, H, W) metres, or (1, H, W) of the first frame only; None where it must be estimated.
         truth: (T, H, W, 3) uint8, the true video along the path, if there is one.
-        prompt: a text that came with the image.
         note: what the user should know about the source, such as where the intrinsics come from.
     """
 

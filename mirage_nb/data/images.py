@@ -1,8 +1,6 @@
 """Pictures from files, cropped and resized together with their cameras.
 
-Everything is centre-cropped to the aspect ratio of the wanted size and resized, and the intrinsics come along
-(`Cameras.crop`, `Cameras.resize`). Colours are averaged. Depth is never mixed, since a mix of a near and a far surface
-is a surface that hangs in the air.
+Colours are averaged. Depth is never mixed, since a mix of a near and a far surface is a surface that hangs in the air.
 """
 
 from __future__ import annotations
@@ -11,25 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 
 
-def open_rgb(path: str | Path) -> Image.Image:
-    """A picture in RGB, turned upright as its EXIF says.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it can't be read.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"image: no such file: {path}")
+def open_picture(path: str | Path) -> Image.Image:
+    """A picture as it is stored; FileNotFoundError where there is no such file, ValueError where it can't be read."""
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"image: no such file: {path}") from None
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"image: {path} can't be read as a picture ({error})") from None
 
 
@@ -38,15 +32,7 @@ def centre_crop_resize(
 ) -> tuple[Tensor, Cameras]:
     """The largest centred part of an image that has the aspect ratio of `size`, resized (Lanczos), and its cameras.
 
-    The filter is as wide as the scale asks for, so it averages; at the border it also sees what lies just outside.
-
-    Args:
-        image: PIL image or (H, W, 3) uint8.
-        cameras: cameras of that image; their size must be (H, W).
-        size: (height, width) of the result.
-
-    Returns:
-        (height, width, 3) uint8 and the cameras of the result.
+    The image is PIL's or (H, W, 3) uint8, and (H, W) the size of its cameras; the result is (height, width, 3) uint8.
     """
     if not isinstance(image, Image.Image):
         image = Image.fromarray(np.ascontiguousarray(image))

@@ -9,20 +9,19 @@ from PIL import ExifTags, Image
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import centre_crop_resize
-from mirage_nb.data.images import centre_crop_nearest, open_rgb
+from mirage_nb.data.images import centre_crop_nearest, open_picture
 
 
-def test_pictures_are_upright(tmp_path):
+def test_pictures_are_as_stored(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("L", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
-    image = open_rgb(tmp_path / "a.jpg")
-    assert image.size == (40, 60) and image.mode == "RGB"
+    assert open_picture(tmp_path / "a.jpg").size == (60, 40)
     (tmp_path / "b.jpg").write_text("no picture")
     with pytest.raises(ValueError, match="image: .*b.jpg can't be read as a picture"):
-        open_rgb(tmp_path / "b.jpg")
+        open_picture(tmp_path / "b.jpg")
     with pytest.raises(FileNotFoundError, match="image: no such file"):
-        open_rgb(tmp_path / "c.jpg")
+        open_picture(tmp_path / "c.jpg")
 
 
 def test_a_crop_needs_the_cameras_of_that_image():

@@ -21,7 +21,7 @@ def test_a_room_is_walked_there_and_back():
     assert torch.equal(scene.cameras.c2w, scene.cameras.c2w.flip(0)) and scene.depth is None and not scene.note
 
 
-@pytest.mark.parametrize("path, frames", [(Trajectory(actions_to_c2w("w-200")), 49), ("push_in", 901)])
+@pytest.mark.parametrize("path, frames", [(Trajectory(actions_to_c2w("w-200")), 49), ("push_in", 501)])
 def test_a_path_through_the_wall_is_a_warning(path, frames):
     with pytest.warns(UserWarning, match="path: it runs through"):
         read_input("room:3", path, frames=frames, size=(16, 16))

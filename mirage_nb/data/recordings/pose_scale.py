@@ -6,8 +6,6 @@ meets the network's metres when it generates, so training wants the poses in the
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,51 +18,24 @@ GAPS = (2, 4, 8, 16, 32)  # frames between the views that are compared: small st
 POINTS = 576  # of each view: enough, since all pairs count together
 TOLERANCE = 0.1  # relative difference in depth at which a point still agrees; networks differ by 5 % between frames
 MIN_AGREEMENT = 0.5  # share of agreeing points below which poses and depth are not of one clip
+MIN_LANDED = 0.2  # share of points that must land in the other views: a few may fit by chance
 COLOUR_WIDTH, DEPTH_WIDTH = 0.07, 0.5  # differences (of [-1, 1]; of logarithms) at which a point counts 1 / e
 MIN_GAIN = 0.02  # by which the best factor must fit better than factor 0, a still camera; else there is no parallax
 
 
-class PoseScale(NamedTuple):
-    """The factor of a clip.
-
-    factor: metres of the depth in one unit of the poses. agreement: share of the points of a frame that, with it, land
-    within a tenth of another frame's depth. parallax: False if the views don't tell the factor, which then is 1.
-    """
-
-    factor: float
-    agreement: float
-    parallax: bool
-
-    def __str__(self) -> str:
-        scale = f"poses x {self.factor:.3g}" if self.parallax else "poses as they are (no parallax tells their scale)"
-        return f"{scale}, {self.agreement:.0%} of the points agree across views"
-
-
-def with_estimated_depth(frames: Tensor, cameras: Cameras, depth_model) -> tuple[Clip, PoseScale]:
-    """The clip of a posed video, with the depth that a network estimates and the poses in the network's metres.
-
-    Args:
-        frames: (T, H, W, 3) uint8. cameras: T, in any unit.
-        depth_model: anything with `predict(pixels, intrinsics)`, metric (`MirageDepthModel`, `TransformersDepth`).
-
-    Raises:
-        ValueError: a relative model, or depth and poses that agree at no scale.
-    """
-    if getattr(depth_model, "relative", False):
-        raise ValueError("depth_model: expected one that predicts metres, this one predicts inverse depth")
+def with_estimated_depth(frames: Tensor, cameras: Cameras, depth_model) -> tuple[Clip, str]:
+    """The clip of a posed video (T, H, W, 3) with the depth of a metric network and the poses in its metres, and a note
+    on the scale. ValueError where depth and poses agree at no scale."""
     device = getattr(depth_model, "device", "cpu")
-    parts = [
-        depth_model.predict(as_pixels(frames[i : i + 16]).to(device), cameras.intrinsics[i : i + 16].to(device)).cpu()
-        for i in range(0, len(frames), 16)
-    ]
-    depth = torch.cat(parts).float()
-    found = pose_scale(frames, depth, cameras)
-    if found.agreement < MIN_AGREEMENT:
-        raise ValueError(
-            f"the estimated depth does not fit the poses: at the best scale {found.agreement:.0%} of the points agree "
-            f"within {TOLERANCE:.0%} across views, expected at least {MIN_AGREEMENT:.0%}"
-        )
-    return Clip(frames, depth, scaled(cameras, found.factor)), found
+    batches = zip(frames.split(16), cameras.intrinsics.split(16))
+    depth = [depth_model.predict(as_pixels(part).to(device), lens.to(device)).float().cpu() for part, lens in batches]
+    depth = torch.cat(depth)
+    factor, agreement = pose_scale(frames, depth, cameras)
+    if agreement < MIN_AGREEMENT:
+        found = f"at the best scale {agreement:.0%} of the points agree across views"
+        raise ValueError(f"the estimated depth does not fit the poses: {found}, expected at least {MIN_AGREEMENT:.0%}")
+    scale = f"poses x {factor:.3g}" if factor else "poses as they are (no parallax tells their scale)"
+    return Clip(frames, depth, scaled(cameras, factor or 1.0)), f"{scale}, {agreement:.0%} of the points agree"
 
 
 def scaled(cameras: Cameras, factor: float | Tensor) -> Cameras:
@@ -74,36 +45,24 @@ def scaled(cameras: Cameras, factor: float | Tensor) -> Cameras:
     return Cameras(c2w, cameras.intrinsics, cameras.size)
 
 
-def pose_scale(frames: Tensor, depth: Tensor, cameras: Cameras) -> PoseScale:
+def pose_scale(frames: Tensor, depth: Tensor, cameras: Cameras) -> tuple[float | None, float]:
     """The factor that brings the poses of a clip to the metres of its depth.
 
-    Points of a frame, at their depth, are looked up in other frames, with the way between the two multiplied by each
-    factor of a logarithmic grid from 1/2000 to 2000, and then of a finer one around the best. A factor is good where
-    points land on their own colour, and on a depth that is not another surface's. Colour comes first, since a network's
-    depth differs from frame to frame by as much as the way changes it, and does not change along a wall.
+    Points of a frame (T, H, W, 3), at their depth (T, H, W), are looked up in other frames, with the way between the
+    two multiplied by each factor from 1/2000 to 2000. A factor is good where points land on their own colour, and on a
+    depth that is not another surface's. Colour counts more: a network's depth differs from frame to frame.
 
-    Args:
-        frames: (T, H, W, 3) uint8. depth: (T, H, W) z-depth in metres, 0 = unknown. cameras: T, in any unit.
+    Returns:
+        The factor, None if the views have too little parallax to tell it; and the share of a frame's points that, with
+        it, land within a tenth of another frame's depth.
     """
-    if len(frames) < 2:
-        return PoseScale(1.0, 1.0, False)
+    (height, width), count = cameras.size, len(frames)
+    if count < 2:
+        return None, 1.0
+    factors = torch.cat([torch.tensor([0.0, 1.0]), torch.logspace(-3.3, 3.3, 401)])  # (F,), steps of 4 %
     depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
     # Smoothed, so that a step of less than a pixel is a small step in colour.
     colour = F.avg_pool2d(as_pixels(frames), 3, 1, 1, count_include_pad=False)
-    grid = torch.logspace(-3.3, 3.3, 161)
-    fit, _ = _compare(colour, depth, cameras, grid)
-    best = int(fit.argmax())
-    finer = torch.logspace(*grid[[max(best - 1, 0), min(best + 1, 160)]].log10().tolist(), 41)
-    fit, agreement = _compare(colour, depth, cameras, torch.cat([torch.tensor([0.0, 1.0]), finer]))
-    best = 2 + int(fit[2:].argmax())
-    if fit[best] - fit[0] < MIN_GAIN:
-        return PoseScale(1.0, agreement[1].item(), False)
-    return PoseScale(finer[best - 2].item(), agreement[best].item(), True)
-
-
-def _compare(colour: Tensor, depth: Tensor, cameras: Cameras, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """How well views fit each other, and the share of points that agree in depth, for each factor (F,)."""
-    (height, width), count = cameras.size, len(depth)
     step = max(1, round((height * width / POINTS) ** 0.5))
     chosen = torch.zeros(height, width, dtype=torch.bool)
     chosen[step // 2 :: step, step // 2 :: step] = True
@@ -116,8 +75,7 @@ def _compare(colour: Tensor, depth: Tensor, cameras: Cameras, factors: Tensor) -
         other = cameras[j].relative_to(cameras.c2w[i])[[0] * len(factors)]
         uv, z = scaled(other, factors[:, None]).project(points)  # (F, P, 2), (F, P)
         inside = (z > 0) & (uv >= 0).all(-1) & (uv[..., 0] < width) & (uv[..., 1] < height)
-        uv = torch.where(inside[..., None], uv, 0.0)
-        column, row = uv.long().unbind(-1)
+        column, row = torch.where(inside[..., None], uv, 0.0).long().unbind(-1)
         inside &= depth[j][row, column] > 0
         off = torch.where(inside, z / depth[j][row, column], 1.0).log().abs()
         at = uv[None] / uv.new_tensor([width, height]) * 2 - 1
@@ -127,5 +85,9 @@ def _compare(colour: Tensor, depth: Tensor, cameras: Cameras, factors: Tensor) -
         agreement += ((off < TOLERANCE) & inside).sum(1)
         landed += inside.sum(1)
         total += len(points)
-    enough = landed >= 0.2 * total  # a few points that land on something by chance say nothing
-    return tuple(torch.where(enough, x / landed.clamp(min=1), 0.0) for x in (fit, agreement))
+    enough = landed > MIN_LANDED * total
+    fit, agreement = (torch.where(enough, x / landed.clamp(min=1), 0.0) for x in (fit, agreement))
+    best = 2 + int(fit[2:].argmax())
+    if fit[best] - fit[0] < MIN_GAIN:
+        return None, agreement[1].item()
+    return factors[best].item(), agreement[best].item()

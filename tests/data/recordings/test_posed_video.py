@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from posed_clip import SIZE, UNIT, rendered_clip, write_recording, write_transforms
+from posed_clip import SIZE, UNIT, rendered_clip, write_realestate10k, write_recording, write_transforms
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, read_posed_video
@@ -42,15 +41,20 @@ def test_a_video_and_its_poses(recording, clip):
     torch.testing.assert_close(cameras.intrinsics[0, 0], clip.cameras.intrinsics[0, 0] / 2)
 
 
-@pytest.mark.parametrize("layout", ["nerfstudio", "colmap", "shuffled", "realestate10k", "7-scenes", "geometry"])
+@pytest.mark.parametrize(
+    "layout", ["nerfstudio", "colmap", "shuffled", "moved", "realestate10k", "7-scenes", "geometry"]
+)
 def test_layouts(clip, tmp_path, layout):
     part = Clip(clip.frames[:12], clip.depth[:12], clip.cameras[:12])
     expected, source = part, tmp_path
-    if layout in ("nerfstudio", "colmap", "shuffled"):
-        (source,) = export_run(
-            tmp_path, part.frames, part.cameras, part.depth, (layout.replace("shuffled", "nerfstudio"),)
-        )
-    if layout == "shuffled":  # poses stay with the pictures that the file names, in the order of the names
+    if layout in ("nerfstudio", "colmap", "shuffled", "moved"):
+        format = "colmap" if layout == "colmap" else "nerfstudio"
+        (source,) = export_run(tmp_path, part.frames, part.cameras, part.depth, (format,))
+    if layout == "moved":  # the file names them where they were, with another ending
+        text = (source / "transforms.json").read_text()
+        text = text.replace("images/", "elsewhere/").replace(".png", ".jpg")
+        (source / "transforms.json").write_text(text)
+    if layout in ("shuffled", "moved"):  # poses stay with the pictures that the file names, in the order of the names
         content = json.loads((source / "transforms.json").read_text())
         content["frames"] = content["frames"][5:] + content["frames"][:5]
         (source / "transforms.json").write_text(json.dumps(content))
@@ -83,12 +87,6 @@ def test_layouts(clip, tmp_path, layout):
     torch.testing.assert_close(cameras.intrinsics, expected.cameras.intrinsics, atol=1e-3, rtol=0)
 
 
-def write_realestate10k(path: Path, cameras: Cameras) -> None:
-    (fx, _, cx), (_, fy, cy), _ = _normalised(cameras)
-    rows = cameras.w2c[:, :3].flatten(1).tolist()
-    path.write_text("https://x\n" + "".join(f"0 {fx} {fy} {cx} {cy} 0 0 {' '.join(map(str, r))}\n" for r in rows))
-
-
 def _normalised(cameras: Cameras) -> np.ndarray:
     (height, width), (fx, fy, cx, cy) = cameras.size, cameras.intrinsics[0].tolist()
     return np.array([[fx / width, 0, cx / width], [0, fy / height, cy / height], [0, 0, 1]])
@@ -100,13 +98,13 @@ def test_bad_recordings(recording, clip):
             read_posed_video(source, SIZE)
 
     refused("no such file or folder", recording / "nowhere", FileNotFoundError)
-    refused("expected a folder or a video", recording / "transforms.json")
+    refused("can't be read as a video", recording / "transforms.json")
     write_transforms(recording / "transforms.json", clip.cameras[:11])
-    refused("got 18 frames and 11 poses")
+    refused("got 18 and 11 poses")
     (recording / "transforms.json").unlink()
     (recording / "intrinsics.txt").write_text("[0.5 0.9 0.5 0.5]")
     (recording / "readme.txt").write_text("read me")
-    refused("no poses; .* got none", error=FileNotFoundError)
+    refused("in one of the formats .*; found none")
     (recording / "path.txt").write_text("".join(f"{i} 0 0 0 0 0 0 1\n" for i in range(18)))
     refused("no intrinsics")
     write_realestate10k(recording / "path.txt", clip.cameras)

@@ -12,7 +12,7 @@ from PIL import Image
 from mirage_nb.cameras import Cameras
 from mirage_nb.checks import depth_agreement, looks_like_w2c
 from mirage_nb.data.recordings import rgbd
-from mirage_nb.data.recordings.rgbd import read_rgbd
+from mirage_nb.data.recordings.rgbd import DEPTH_TO_COLOUR, read_rgbd, register
 from mirage_nb.paths import camera_path
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "real"
@@ -106,17 +106,16 @@ def test_lost_frames_are_left_out(recording):
 
 
 @pytest.mark.parametrize("file", ["frame-000002.depth.png", "frame-000002.pose.txt", "frame-000002.color.png"])
-def test_a_missing_file_is_named(recording, file):
+def test_a_missing_file_is_told(recording, file):
     (recording / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"frame-000002 has no {file.split('.')[1]} file"):
+    with pytest.raises(FileNotFoundError, match=f"'{file.split('.')[1]}': 3"):
         read_rgbd(recording)
 
 
 def test_bad_recordings(recording, tmp_path_factory):
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        read_rgbd(recording / "none")
-    with pytest.raises(FileNotFoundError, match="no frames"):
-        read_rgbd(tmp_path_factory.mktemp("empty"))
+    for folder in (recording / "none", tmp_path_factory.mktemp("empty")):
+        with pytest.raises(FileNotFoundError, match="expected NAME.color.jpg"):
+            read_rgbd(folder)
     with pytest.raises(ValueError, match="size: expected"):
         read_rgbd(recording, (0, 8))
     with pytest.raises(ValueError, match="frames: .* selects none"):
@@ -125,7 +124,7 @@ def test_bad_recordings(recording, tmp_path_factory):
     depth = recording / "frame-000000.depth.png"
     for bad, message in (
         (np.zeros((48, 64), np.uint16), "depth: no value in 1 frames"),
-        (np.zeros((24, 32), np.uint16), r"of one size \(48, 64\), got \(48, 64\) and \(24, 32\)"),
+        (np.zeros((24, 32), np.uint16), r"depth of its size \(48, 64\), got \(24, 32\)"),
         (np.zeros((48, 64), np.uint8), "expected a 16-bit PNG"),
         (np.zeros((48, 64, 3), np.uint8), "expected a 16-bit PNG"),
     ):
@@ -133,17 +132,37 @@ def test_bad_recordings(recording, tmp_path_factory):
         with pytest.raises(ValueError, match=message):
             read_rgbd(recording, frames=slice(1))
     depth.write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="depth.png: expected a depth PNG"):
+    with pytest.raises(ValueError, match="depth.png can't be read as a picture"):
         read_rgbd(recording, frames=slice(1))
     (recording / "frame-000001.color.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match="color.png can't be read as a picture"):
         read_rgbd(recording, frames=slice(1, 2))
     (recording / "frame-000003.pose.txt").write_text("1 2 3")
-    with pytest.raises(ValueError, match="frame-000003.pose.txt: expected 16 numbers"):
+    with pytest.raises(ValueError, match="frame-000003.pose.txt: expected rows of 4 numbers"):
         read_rgbd(recording)
     (recording / "camera-intrinsics.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="camera-intrinsics.txt: missing"):
+    (recording / "frame-000003.pose.txt").write_bytes((recording / "frame-000002.pose.txt").read_bytes())
+    with pytest.raises(ValueError, match="no intrinsics"):
         read_rgbd(recording)
+
+
+def test_registered_depth_is_what_the_colour_camera_sees():
+    """A slanted plane, of which both cameras' depth is known in closed form."""
+    size, normal, offset = (60, 80), torch.tensor([0.2, -0.1, 1.0]), 2.0  # n . x = offset, in the depth camera's axes
+
+    def plane(cameras: Cameras, normal: torch.Tensor, offset: float) -> torch.Tensor:
+        rays = cameras.unproject(torch.ones(1, *size))[0] - cameras.centers[0]  # of z-depth 1, in world axes
+        return (offset - cameras.centers[0] @ normal) / (rays @ normal)
+
+    depth_camera = Cameras(torch.eye(4)[None], torch.tensor([70.0, 70.0, 40.0, 30.0]), size)
+    measured = plane(depth_camera, normal, offset)
+    measured[10, 10] = 0
+    colour = Cameras(torch.linalg.inv(DEPTH_TO_COLOUR), torch.tensor([60.0, 60.0, 41.0, 29.0]), size)
+    moved = register(measured, depth_camera, colour)
+    known = moved > 0
+    assert 0.6 < known.float().mean() < 0.9, "the colour camera sees more than the depth camera does"
+    truth = plane(colour, normal, offset)
+    assert (moved / truth - 1)[known].abs().max() < 0.02  # a neighbouring pixel's depth at most
 
 
 @needs_real
@@ -177,5 +196,5 @@ def test_kitchen_colours_agree_with_the_geometry(monkeypatch):
         return moved.item(), (colours[0] - colours[1]).abs()[known].mean().item()
 
     moved, unmoved = difference()
-    monkeypatch.setattr(rgbd, "colour_cameras", lambda cameras: None)
+    monkeypatch.setattr(rgbd, "DEPTH_INTRINSICS", None)
     assert moved < 0.35 * unmoved and moved < 0.8 * difference()[0]
