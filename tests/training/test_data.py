@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from posed_clip import write_transforms
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.rooms.room import Room
+from mirage_nb.formats import save_trajectory
 from mirage_nb.training.data import HELD_OUT, Walks, import_recordings, write_walks
 from mirage_nb.viz.video import mp4_bytes
 
@@ -40,7 +40,7 @@ def recording(clip, tmp_path):
     folder = tmp_path / "clip"
     folder.mkdir()
     (folder / "video.mp4").write_bytes(mp4_bytes(clip.frames))
-    write_transforms(folder / "transforms.json", clip.cameras)
+    save_trajectory(folder / "transforms.json", clip.cameras)
     return folder
 
 
@@ -89,7 +89,8 @@ def test_what_does_not_fit_is_left_out_with_a_reason(recording, clip, tmp_path):
     assert "no depth_model" in outcome()
     assert "expected 100 frames at least, got 18" in outcome(100)
     lenses = clip.cameras.intrinsics * torch.linspace(1, 1.2, 18)[:, None] ** torch.tensor([1, 1, 0, 0])
-    write_transforms(recording / "transforms.json", Cameras(clip.cameras.c2w, lenses, SIZE))
+    (recording / "transforms.json").unlink()
+    save_trajectory(recording / "path.txt", Cameras(clip.cameras.c2w, lenses, SIZE), "realestate10k")
     assert "one lens" in outcome(depth_model=ExactDepth(clip.depth))
     assert not list((tmp_path / "walks").iterdir())
 
