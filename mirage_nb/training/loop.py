@@ -76,7 +76,12 @@ def fit(
         optimizer.state[p] = moments | {"step": torch.zeros((), device=p.device)}
         parts = {"weight": p.detach(), "average": average[name], **optimizer.state[p]}
         tensors |= {f"{part}/{name}": tensor for part, tensor in parts.items()}
-    first = _fill(tensors, checkpoint) if checkpoint.exists() else 0
+    first = 0
+    if checkpoint.exists():
+        stored, settings = load_tensors(checkpoint, FORMAT, tuple(tensors))
+        first = settings["step"]
+        for name, tensor in tensors.items():
+            tensor.copy_(stored[name])
     rows = [row for row in read_log(log) if row["step"] < first]
     saved, smooth, main = time.monotonic(), rows[-1]["smooth"] if rows else None, state.is_main_process
     for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None if main else True):
@@ -114,14 +119,6 @@ def _schedule(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def _fill(tensors: dict[str, Tensor], checkpoint: Path) -> int:
-    """Copy a checkpoint into tensors of the same names; returns the number of steps done."""
-    stored, settings = load_tensors(checkpoint, FORMAT, tuple(tensors))
-    for name, tensor in tensors.items():
-        tensor.copy_(stored[name])
-    return settings["step"]
 
 
 def read_log(path: Path) -> list[dict]:

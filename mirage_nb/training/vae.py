@@ -41,7 +41,10 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
         corners = torch.randint(pixels.shape[-1] - crop + 1, (batch, 2), generator=generator).tolist()
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
         cells = crop // vae.config.scale_factor_spatial
-        swapped = _patches(batch, cells, generator) & (torch.arange(batch) % 3 == 0)[:, None, None, None]
+        coarse = int(torch.randint(2, cells + 1, (), generator=generator))  # the more, the smaller are the patches
+        field = torch.rand(batch, 1, coarse, coarse, generator=generator)
+        swapped = F.interpolate(field, size=cells, mode="bilinear") > 0.5  # (B, 1, cells, cells)
+        swapped &= (torch.arange(batch) % 3 == 0)[:, None, None, None]
         pixels, swapped = pixels.to(vae.device), swapped.to(vae.device)
 
         mean, logvar = posterior(vae, pixels)
@@ -53,13 +56,6 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
         return l1 + cost, {"l1": l1.item(), "kl": cost.item()}
 
     return batch_loss
-
-
-def _patches(batch: int, cells: int, generator: torch.Generator) -> Tensor:
-    """Masks (B, 1, cells, cells) of patches that cover half of the cells, from one cell to a quarter of the crop."""
-    coarse = int(torch.randint(2, cells + 1, (), generator=generator))
-    field = torch.rand(batch, 1, coarse, coarse, generator=generator)
-    return F.interpolate(field, size=cells, mode="bilinear") > 0.5
 
 
 @torch.no_grad()
