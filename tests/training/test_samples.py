@@ -77,7 +77,7 @@ def test_most_skies_are_written(data):
 def test_what_is_shown_is_a_little_wrong(data):
     """Exact pasts would be too easy; larger errors than the model's own would teach it to ignore what it is shown."""
     data.depth[:], data.estimate[:], data.writable[:] = 3.0, 3.0, True
-    errors: dict[float, list] = {0.15: [], 0.1: []}  # of the memory's tokens; of the clean frames
+    tokens, context, firsts = [], [], []
     bent = []  # relative errors of depth
     for seed in range(40):
         g = torch.Generator().manual_seed(seed)
@@ -86,13 +86,13 @@ def test_what_is_shown_is_a_little_wrong(data):
         sample = alone(data, sample, only)
         readout = read_memory(data, sample, data.cameras(sample.walk, only), g)
         seen = readout.visibility[0]
-        errors[0.15].append((readout.latents[0] - sample.past.latents[0])[:, seen].square().mean().sqrt())
+        tokens.append((readout.latents[0] - sample.past.latents[0])[:, seen].square().mean().sqrt())
         bent.append((readout.depth[0, seen] / 3 - 1).abs().mean())
         shown = show_context(data, sample, 0, g).preceding[0].transpose(0, 1)
-        errors[0.1].append((shown - sample.preceding.latents).square().mean().sqrt())
+        context.append((shown - sample.preceding.latents).square().mean().sqrt())
         first = MemoryLoss(data, batch=1, length=4).sample(g).clean[0, :, 0]
-        errors[0.1].append((data.latents.float() - first).square().mean((2, 3, 4)).amin().sqrt())
-    for most, found in errors.items():
+        firsts.append((data.latents.float() - first).square().mean((2, 3, 4)).amin().sqrt())
+    for most, found in ((0.15, tokens), (0.1, context), (0.1, firsts)):
         assert 0.6 * most < max(found) < 1.1 * most and min(found) < 0.3 * most
     bent = torch.stack(bent)
     assert 0.3 < (bent > 1e-4).float().mean() < 0.7, "half of the memories"
