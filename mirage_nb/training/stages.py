@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mirage_nb.checks import one_of
-from mirage_nb.training.data import Walks
+from mirage_nb.training.data import Walks, processes
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
 from mirage_nb.training.memory import MemoryLoss
@@ -41,8 +41,7 @@ def train_transformer(pipe, stage: str, walks: str | Path, folder: str | Path, b
 
     Args:
         stage: `branch`, the paper's stage 1; or `lora`, its stage 2, whose adapters are merged in the end.
-        walks: folder of walks.
-        options: of `fit`.
+        walks: folder of walks. options: of `fit`.
     """
     one_of("stage", stage, ("branch", "lora"))
     data, model = EncodedWalks.encode(Walks(walks), pipe.vae, pipe.depth_estimator), pipe.transformer.float().train()
@@ -53,5 +52,6 @@ def train_transformer(pipe, stage: str, walks: str | Path, folder: str | Path, b
         model.fuse_lora()
         model.unload_lora()
     target = Path(folder) / "transformer"
-    model.eval().to(torch.bfloat16).save_pretrained(target)
+    if processes().is_main_process:
+        model.eval().to(torch.bfloat16).save_pretrained(target)
     return target

@@ -37,8 +37,7 @@ QUICK = Schedule(rooms=2, frames=7, vae=2, depth=2, transformer=4)  # a dry run 
 def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
     """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`.
 
-    Args:
-        folder: gets the rooms (2.5 MB each), checkpoints, logs, and the model in `folder/mirage-tiny`.
+    `folder` gets the rooms (2.5 MB each), checkpoints, logs, and the model.
     """
     folder, parts = Path(folder), build_tiny()
     vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
@@ -53,10 +52,10 @@ def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
 
     loss = MemoryLoss(EncodedWalks.encode(walks, vae, depth), references=4, preceding=2)
     fit(transformer, loss, steps=schedule.transformer, folder=folder / "transformer", lr=6e-4, ema=0.999)
-    transformer.eval()
 
     target = folder / "mirage-tiny"
     if processes().is_main_process:
+        transformer.eval()
         MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
     processes().wait_for_everyone()
     return target

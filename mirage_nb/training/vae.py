@@ -53,7 +53,7 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
         noise = torch.randn(mean.shape, generator=generator).to(mean)
         out = reconstruct(vae, latents + noise * torch.exp(0.5 * logvar))
         l1, cost = (out - target).abs().mean(), latent_cost(mean, logvar)
-        return l1 + cost, {"l1": l1.item(), "kl": cost.item()}
+        return l1 + cost, {"l1": l1.item(), "latent_cost": cost.item()}
 
     return batch_loss
 
@@ -61,6 +61,7 @@ def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
 @torch.no_grad()
 def set_statistics(vae, walks: Walks, frames: int = 512) -> None:
     """Write the mean and standard deviation of each latent channel into the VAE's config."""
+    frames = min(frames, walks["c2w"].shape[:2].numel())
     which = walks.draw_frames(frames, torch.Generator().manual_seed(0))
     pixels = walks.pixels(*which).to(vae.device)
     with torch.autocast(pixels.device.type, torch.bfloat16):

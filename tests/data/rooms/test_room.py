@@ -101,4 +101,4 @@ def test_a_path_through_the_wall_is_found():
     frame = room.blocked(path)
     assert frame is not None and path[frame, 2, 3] < CLEARANCE + 0.05
     with pytest.raises(ValueError, match="path"):
-        room.walk(2000, path="push_in")
+        room.walk(600, path="push_in")
