@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from posed_clip import write_transforms
 
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.formats import save_trajectory
 from mirage_nb.training import data
 from mirage_nb.training.data import HELD_OUT, Walks, import_recordings, write_walks
 from mirage_nb.viz.video import mp4_bytes
@@ -40,7 +40,7 @@ def recording(clip, tmp_path):
     folder = tmp_path / "clip"
     folder.mkdir()
     (folder / "video.mp4").write_bytes(mp4_bytes(clip.frames))
-    save_trajectory(folder / "transforms.json", clip.cameras)
+    write_transforms(folder / "transforms.json", clip.cameras)
     return str(folder)
 
 
