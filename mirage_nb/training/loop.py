@@ -1,28 +1,28 @@
-"""One training loop for every recipe: accelerate around AdamW, bf16 autocast, averaged weights, resumable checkpoints.
+"""One training loop for every recipe: accelerate around Adam, bf16 autocast, averaged weights, resumable checkpoints.
 
-Every batch and all noise come from a generator that is seeded by (seed, step). So a run that was killed and resumed
-sees the same batches as an uninterrupted one. Of several processes (`accelerate launch`; `torchrun` on CPUs), each
-draws the whole batch and computes its part: together they take the step that one process would take.
+Every batch and all noise come from a generator that is seeded by the step. So a run that was killed and resumed sees
+the same batches as an uninterrupted one. Of several processes (`accelerate launch`; `torchrun` on CPUs), each draws
+batches of its own, and their gradients are averaged.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
 from mirage_nb.training.data import processes
 
 FORMAT = "mirage-training"
-BatchLoss = Callable[[nn.Module, torch.Generator, slice], tuple[Tensor, dict[str, float]]]
+BatchLoss = Callable[[nn.Module, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 
 class Objective(nn.Module):
@@ -32,8 +32,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.batch_loss = model, batch_loss
 
-    def forward(self, generator: torch.Generator, part: slice) -> tuple[Tensor, dict[str, float]]:
-        return self.batch_loss(self.model, generator, part)
+    def forward(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return self.batch_loss(self.model, generator)
 
 
 def fit(
@@ -44,136 +44,83 @@ def fit(
     folder: str | Path,
     lr: float,
     warmup: int = 100,
-    weight_decay: float = 0.01,
     ema: float = 0.0,
     seed: int = 0,
     checkpoint_minutes: float = 3.0,
     log_every: int = 20,
-    validate: Callable[[nn.Module], dict[str, float]] | None = None,
     on_log: Callable[[list[dict]], None] | None = None,
 ) -> nn.Module:
     """Train the parameters of `model` that require gradients; returns it with the averaged weights.
 
     Args:
-        batch_loss: (model, generator, part) -> scalar loss and figures to log. It draws a whole batch from the
-            generator and takes the mean over its `part`, a slice.
+        batch_loss: (model, generator) -> the loss of a batch that the generator draws, and figures to log.
         steps: length of the cosine schedule.
-        folder: gets `log.jsonl` and the last checkpoint, from which a second call continues. A checkpoint holds the
-            optimizer as accelerate saves it, with pickle (read with torch's `weights_only`): continue your own only.
+        folder: gets `log.jsonl` and `checkpoint.safetensors`, from which a second call continues.
         ema: decay of the moving average of the weights; 0 for none.
-        log_every: steps between two rows of the log.
-        validate: figures to log at every checkpoint.
         on_log: called with all rows of the log each time one is added; for a live plot.
 
     Raises:
         FloatingPointError: the loss is not finite. The last checkpoint stands.
     """
-    from accelerate import Accelerator
-    from diffusers.optimization import get_cosine_schedule_with_warmup
-    from diffusers.training_utils import EMAModel
-    from tqdm.auto import tqdm
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    processes()
-    accelerator = Accelerator(
-        mixed_precision="bf16", cpu=not torch.cuda.is_available(), step_scheduler_with_optimizer=False
-    )
+    state, checkpoint, log = processes(), folder / "checkpoint.safetensors", folder / "log.jsonl"
+    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    objective = accelerator.prepare(Objective(model, batch_loss))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [p for p in trained.values() if p.ndim > 1]
-    vectors = [p for p in trained.values() if p.ndim <= 1]  # norms and biases do not decay
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
-    objective, optimizer, schedule = accelerator.prepare(Objective(model, batch_loss), optimizer, schedule)
-    average = EMAModel(trained.values(), decay=ema, foreach=True)
-    # As in diffusers' training scripts: the weights go to a file of ours (trained and averaged, no frozen ones).
-    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
-    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
-
-    first = _load(accelerator, folder, trained, average)
-    main = accelerator.is_main_process
-    rows = _resume_log(folder / "log.jsonl", first) if main else []
-    saved, smooth = time.monotonic(), rows[-1]["smooth"] if rows else None
-    part = slice(accelerator.process_index, None, accelerator.num_processes)
+    average = {name: p.detach().clone() for name, p in trained.items()}
+    optimizer = torch.optim.Adam(trained.values(), lr=lr, betas=(0.9, 0.98), fused=True)
+    tensors = {}  # all that a checkpoint holds, by name; Adam's own state is made here, so that it can be filled
+    for name, p in trained.items():
+        moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        optimizer.state[p] = moments | {"step": torch.zeros((), device=p.device)}
+        parts = {"weight": p.detach(), "average": average[name], **optimizer.state[p]}
+        tensors |= {f"{part}/{name}": tensor for part, tensor in parts.items()}
+    first = 0
+    if checkpoint.exists():
+        stored, settings = load_tensors(checkpoint, FORMAT, tuple(tensors))
+        first = settings["step"]
+        for name, tensor in tensors.items():
+            tensor.copy_(stored[name])
+    rows = [row for row in read_log(log) if row["step"] < first]
+    saved, smooth, main = time.monotonic(), rows[-1]["smooth"] if rows else None, state.is_main_process
     for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None if main else True):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * state.num_processes + state.process_index)
         with accelerator.autocast():
-            loss, figures = objective(torch.Generator().manual_seed(seed * 1_000_003 + step), part)
+            loss, figures = objective(generator)
         value = accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint in {folder} is good")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trained.values(), 1.0)
+        optimizer.param_groups[0]["lr"] = lr * _schedule(step, steps, warmup)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad()
-        average.step(trained.values())
+        for name, p in trained.items():  # early on the average forgets faster
+            average[name].lerp_(p.detach(), 1 - min(ema, (1 + step) / (10 + step)))
         smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-        if not main:
-            continue
-        row = {"step": step, "loss": value, "smooth": smooth, **figures} if step % log_every == 0 else {}
-        if time.monotonic() - saved > 60 * checkpoint_minutes or step + 1 == steps:
-            _save(accelerator, folder, step + 1, trained, average)
-            checked = validate(model) if validate else {}
-            row = {"step": step, "loss": value, "smooth": smooth, **figures, **checked}
-            saved = time.monotonic()
-        if row:
-            rows.append(row)
-            with (folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        due = time.monotonic() - saved > 60 * checkpoint_minutes or step + 1 == steps
+        if main and (due or step % log_every == 0):
+            if due:
+                save_tensors(checkpoint, FORMAT, tensors, {"step": step + 1})
+                saved = time.monotonic()
+            rows.append({"step": step, "loss": value, "smooth": smooth, **figures})
+            write_aside(log, "".join(json.dumps(row) + "\n" for row in rows).encode())
             if on_log:
                 on_log(rows)
-    accelerator.wait_for_everyone()
-    average.copy_to(trained.values())
+    state.wait_for_everyone()
+    for name, p in trained.items():
+        p.data.copy_(average[name])
     return model
 
 
-def _names(trained: dict[str, nn.Parameter]) -> tuple[str, ...]:
-    """Names in a checkpoint's file of the weights, and of their averages."""
-    return tuple(f"{kind}/{name}" for kind in ("model", "average") for name in trained)
-
-
-def _save(accelerator, folder: Path, step: int, trained: dict[str, nn.Parameter], average) -> None:
-    """Write a checkpoint under a temporary name, rename it, then delete the older ones."""
-    partial, older = folder / "partial-checkpoint", list(folder.glob("checkpoint-*"))
-    shutil.rmtree(partial, ignore_errors=True)
-    accelerator.save_state(str(partial))
-    tensors = dict(zip(_names(trained), [*trained.values(), *average.shadow_params]))
-    save_tensors(partial / "weights.safetensors", FORMAT, tensors, {})
-    os.replace(partial, folder / f"checkpoint-{step:08d}")
-    for checkpoint in older:
-        shutil.rmtree(checkpoint)
-
-
-@torch.no_grad()
-def _load(accelerator, folder: Path, trained: dict[str, nn.Parameter], average) -> int:
-    """Continue from the last checkpoint; returns the number of steps done."""
-    checkpoint = max(folder.glob("checkpoint-*"), default=None)
-    if checkpoint is None:
-        return 0
-    tensors, _ = load_tensors(checkpoint / "weights.safetensors", FORMAT, _names(trained))
-    step = int(checkpoint.name.removeprefix("checkpoint-"))
-    for name, parameter in trained.items():
-        parameter.copy_(tensors[f"model/{name}"])
-    shadow = [tensors[f"average/{name}"].to(p.device) for name, p in trained.items()]
-    average.load_state_dict({"shadow_params": shadow, "optimization_step": step})
-    accelerator.load_state(str(checkpoint))
-    return step
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the highest learning rate: up in a line, then down by a cosine."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def read_log(path: Path) -> list[dict]:
-    """The rows of `log.jsonl`; a last row that was cut off is dropped."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def _resume_log(path: Path, first_step: int) -> list[dict]:
-    """The rows of the steps before `first_step`; the others are removed from the file, since they come again."""
-    rows = [row for row in read_log(path) if row["step"] < first_step]
-    write_aside(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return rows
+    """The rows of `log.jsonl`, none if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

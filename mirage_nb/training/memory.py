@@ -1,23 +1,26 @@
-"""Recipe 3: the transformer with its memory branch, by flow matching on segments of walks; and its prior.
+"""Recipe 3: the transformer with its memory branch (and its prior, if it has one), by flow matching on segments.
 
-Part of the time the model first generates a segment, which becomes past, and then learns on the next one; and part of
-the time the past is corrupted as that of a long walk is. So it meets its own mistakes, and learns not to add to them.
+Part of the time the model first generates a segment, which becomes past, and then learns on the next one. So it meets
+its own mistakes, and learns not to add to them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mirage_nb.context import Context
+from mirage_nb.denoising import denoise
 from mirage_nb.models.control import memory_control
+from mirage_nb.models.presets import build_scheduler
 from mirage_nb.models.prior import surprise
-from mirage_nb.training.data import device_of
+from mirage_nb.reprojection import Readout
 from mirage_nb.training.encoded import EncodedWalks
-from mirage_nb.training.samples import Sample, corrupt_past, draw_sample, next_sample, read_memory, show_context
+from mirage_nb.training.samples import Sample, draw_sample, next_sample, read_memory, show_context
 
 SHIFT = 3.0  # of the noise schedule, as in use (paper: 5, for latents of 44 x 80 cells where ours have 16 x 16)
 FIRST_FRAME_NOISE = 0.1  # largest deviation of the noise on the clean first frame, which in use is a generated one
@@ -36,36 +39,19 @@ class Batch(NamedTuple):
         context = Context(self.context.references.to(device), self.context.preceding.to(device))
         return Batch(*(x.to(device) for x in self[:-1]), context)
 
-    def velocity(self, model: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """What the model predicts for the segment, (B, C, T, h, w)."""
-        hidden_states, timestep, options = self.context.add_to(noisy, 1000 * sigma)
-        return self.context.of_target(model(hidden_states, timestep, self.control, **options).sample)
-
     def error(self, model: nn.Module) -> Tensor:
         """Squared error of the velocity, (B, C, T - 1, h, w): the clean first frame does not count."""
         level = self.sigma[:, None, :, None, None]
-        velocity = self.velocity(model, (1 - level) * self.clean + level * self.noise, self.sigma)
+        noisy = (1 - level) * self.clean + level * self.noise
+        latents, timesteps, layout = self.context.add_to(noisy, 1000 * self.sigma)
+        velocity = self.context.of_target(model(latents, timesteps, self.control, **layout).sample)
         return (velocity - (self.noise - self.clean))[:, :, 1:].square()
 
-    def surprise(self, prior: nn.Module) -> Tensor:
-        """Negative log likelihood of the new frames under the prior, (B, C, T - 1, h, w)."""
-        length = self.clean.shape[2]
-        return surprise(*prior(self.control[:, :, 1:length]), self.clean[:, :, 1:])
-
     @torch.no_grad()
-    def generate(self, model: nn.Module, start: Tensor) -> Tensor:
-        """The new frames as the sampler makes them in two steps, (B, C, T - 1, h, w).
-
-        start: (B,), 1 to begin with pure noise, less to begin with the noisy truth, whose shapes then stay.
-        """
-        latents = self.clean
-        for part in (1.0, 0.5):
-            level = shifted(part * start)[:, None].repeat(1, self.clean.shape[2])
-            level[:, 0] = 0
-            wide = level[:, None, :, None, None]
-            noisy = torch.cat([self.clean[:, :, :1], ((1 - wide) * latents + wide * self.noise)[:, :, 1:]], 2)
-            latents = noisy - wide * self.velocity(model, noisy, level)
-        return latents[:, :, 1:]
+    def generate(self, model: nn.Module) -> Tensor:
+        """The new frames as the pipeline makes them in two steps, (B, C, T - 1, h, w)."""
+        models = SimpleNamespace(transformer=model, scheduler=build_scheduler(SHIFT))
+        return denoise(models, self.clean[:, :, 0], self.noise, self.control, 2, context=self.context)[:, :, 1:]
 
 
 def shifted(uniform: Tensor) -> Tensor:
@@ -79,12 +65,11 @@ class MemoryLoss:
 
     Args:
         data: walks to learn from.
-        batch: samples, over all processes.
+        batch: samples, in each process.
         length: latent frames of a segment, the clean one included.
         drop: share of samples without a memory.
         rehearse: share of batches in which the model first generates a segment and then learns on the next one. Only
             on the way back, where the memory shows what is right.
-        corrupt: share of samples whose past is corrupted (`samples.corrupt_past`).
         references, preceding: clean context frames, at most (paper: 4 and 2). Half of the batches have none, the others
             a random number.
     """
@@ -94,7 +79,6 @@ class MemoryLoss:
     length: int = 5
     drop: float = 0.1
     rehearse: float = 0.25
-    corrupt: float = 0.0
     references: int = 0
     preceding: int = 0
 
@@ -103,64 +87,44 @@ class MemoryLoss:
         if total < needed:
             raise ValueError(f"data: expected walks of at least {needed} latent frames, got {total}")
 
-    def __call__(self, model: nn.Module, generator: torch.Generator, part: slice = slice(None)):
-        batch = self.sample(generator, part, model).to(device_of(model))
+    def __call__(self, model: nn.Module, generator: torch.Generator):
+        batch = self.sample(generator, model).to(model.device)
         loss, prior = batch.error(model).mean(), getattr(model, "prior", None)
         if prior is not None and any(p.requires_grad for p in prior.parameters()):
-            loss = loss + batch.surprise(prior).mean()
+            loss = loss + surprise(*prior(batch.control[:, :, 1 : self.length]), batch.clean[:, :, 1:]).mean()
         return loss, {}
 
-    def sample(self, generator: torch.Generator, part: slice = slice(None), model: nn.Module | None = None) -> Batch:
-        """This process's part of a batch, on the CPU. Without a model nothing is rehearsed."""
+    def sample(self, generator: torch.Generator, model: nn.Module | None = None) -> Batch:
+        """A batch, on the CPU. Without a model nothing is rehearsed."""
         rehearse = bool(torch.rand((), generator=generator) < self.rehearse) and model is not None
-        uniform = (torch.arange(self.batch) + torch.rand(self.batch, generator=generator))[part] / self.batch
-        # Every sample has its own generator, so it does not depend on which process computes the others.
-        seeds = torch.randint(2**62, (self.batch,), generator=generator)[part].tolist()
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        references, preceding = self._context_counts(generator)
-        samples = [draw_sample(self.data, self.length, self.drop, rehearse, preceding, g) for g in generators]
-        for index, g in enumerate(generators):
-            if torch.rand((), generator=g) < self.corrupt:
-                samples[index] = corrupt_past(self.data, samples[index], g)
-        batch = self._inputs(samples, generators, references)
+        with_context = torch.rand((), generator=generator) < 0.5
+        most = (self.references, self.preceding) if with_context else (0, 0)
+        references, preceding = (int(torch.randint(n + 1, (), generator=generator)) for n in most)
+        samples = [draw_sample(self.data, self.length, rehearse, preceding, generator) for _ in range(self.batch)]
+        batch = self._inputs(samples, references, generator)
         if rehearse:
-            start = torch.stack([(1.5 * torch.rand((), generator=g)).clamp(0.4, 1) for g in generators])
-            device, total = device_of(model), self.data.latents.shape[1]
-            generated = batch.to(device).generate(model, start.to(device)).cpu()
-            samples = [next_sample(s, new, total, g) for s, new, g in zip(samples, generated, generators)]
-            batch = self._inputs(samples, generators, references)
-        wrong = torch.stack([torch.rand((), generator=g) for g in generators])[:, None, None, None]
-        batch.clean[:, :, 0] += FIRST_FRAME_NOISE * wrong * batch.noise[:, :, 0]
-        sigma = shifted(uniform)[:, None].repeat(1, self.length)
+            generated = batch.to(model.device).generate(model).cpu()
+            total = self.data.latents.shape[1]
+            samples = [next_sample(sample, new, total) for sample, new in zip(samples, generated)]
+            batch = self._inputs(samples, references, generator)
+        return batch
+
+    def _inputs(self, samples: list[Sample], references: int, generator: torch.Generator) -> Batch:
+        data, count = self.data, len(samples)
+        # The branch sees the segment, then the preceding frames.
+        views = [data.cameras(s.walk, torch.cat([s.segment, s.preceding.index])) for s in samples]
+        readouts = [read_memory(data, s, view, generator) for s, view in zip(samples, views)]
+        for i in (torch.rand(count, generator=generator) < self.drop).nonzero()[:, 0].tolist():
+            readouts[i] = Readout.empty(views[i], data.latents.shape[2])
+        contexts = [show_context(data, s, references, generator) for s in samples]
+        clean = torch.stack([data.latents[s.walk, s.segment].float().transpose(0, 1) for s in samples])
+        noise = torch.randn(clean.shape, generator=generator)
+        wrong = FIRST_FRAME_NOISE * torch.rand(count, 1, 1, 1, generator=generator)
+        clean[:, :, 0] = torch.stack([s.first for s in samples]) + wrong * noise[:, :, 0]
+        level = shifted((torch.arange(count) + torch.rand(count, generator=generator)) / count)
+        sigma = level[:, None].repeat(1, self.length)
         sigma[:, 0] = 0
-        return batch._replace(sigma=sigma)
-
-    def _context_counts(self, generator: torch.Generator) -> tuple[int, int]:
-        """How many references and preceding frames this batch shows."""
-        if torch.rand((), generator=generator) < 0.5:
-            return 0, 0
-        counts = (torch.randint(most + 1, (), generator=generator) for most in (self.references, self.preceding))
-        return tuple(map(int, counts))
-
-    def _inputs(self, samples: list[Sample], generators: list[torch.Generator], references: int) -> Batch:
-        """A batch that still lacks its sigma."""
-        seen = [torch.cat([s.segment, s.preceding.index]) for s in samples]  # what the branch sees
-        views = [self.data.cameras(s.walk, frames) for s, frames in zip(samples, seen)]
-        readouts = [read_memory(self.data, s, frames, g) for s, frames, g in zip(samples, seen, generators)]
-        clean = torch.stack([self.data.latents[s.walk, s.segment].float().transpose(0, 1) for s in samples])
-        clean[:, :, 0] = torch.stack([s.first for s in samples])
-        noise = torch.stack([torch.randn(clean.shape[1:], generator=g) for g in generators])
-        contexts = [show_context(self.data, s, references, g) for s, g in zip(samples, generators)]
-        return Batch(clean, memory_control(readouts, views), noise, clean[:, 0, :, 0, 0], Context.stack(contexts))
-
-
-def prior_loss(samples: MemoryLoss):
-    """The `batch_loss` of `loop.fit` for a `MemoryPrior` alone: its negative log likelihood on the same samples."""
-
-    def batch_loss(model: nn.Module, generator: torch.Generator, part: slice = slice(None)):
-        return samples.sample(generator, part).to(device_of(model)).surprise(model).mean(), {}
-
-    return batch_loss
+        return Batch(clean, memory_control(readouts, views), noise, sigma, Context.stack(contexts))
 
 
 @torch.no_grad()
@@ -171,7 +135,7 @@ def velocity_error(
     loss = MemoryLoss(held_out, batch=4, length=model.config.segment_latent_frames, drop=0.0 if memory else 1.0)
     errors = []
     for number in range(batches):
-        batch = loss.sample(torch.Generator().manual_seed(seed + number)).to(device_of(model))
+        batch = loss.sample(torch.Generator().manual_seed(seed + number)).to(model.device)
         batch.sigma[:, 1:] = sigma
         with torch.autocast(batch.clean.device.type, torch.bfloat16):
             errors.append(batch.error(model).mean().item())

@@ -1,23 +1,21 @@
-"""Recipe 1: the VAE, on crops of single frames. First encoder and decoder, then the decoder alone for PSNR."""
+"""Recipe 1: the VAE, on crops of single frames."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
-from mirage_nb.training.data import Walks, device_of
+from mirage_nb.training.data import Walks
 
-KL_WEIGHT = 5e-4  # keeps the latents smooth; more of it costs PSNR
-EDGE_WEIGHT = 0.3  # of the L1 between gradients, which keeps edges sharp
+KL_WEIGHT = 5e-4  # less than a tenth of a good reconstruction's L1, until latents grow beyond a deviation of 3
 
 
-def moments(vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance (B, C, 1, h, w) of the posterior of single frames (B, 3, H, W)."""
-    both = vae.quant_conv(vae.encoder(patchify(pixels.unsqueeze(2), vae.config.patch_size))).float()
-    mean, logvar = both.chunk(2, 1)
-    return mean, logvar.clamp(-20, 10)
+def posterior(vae: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance (B, C, 1, h, w) of single frames (B, 3, H, W) in [-1, 1]."""
+    latents = vae.encode(pixels[:, :, None]).latent_dist
+    return latents.mean.float(), latents.logvar.float()
 
 
 def reconstruct(vae: nn.Module, latents: Tensor) -> Tensor:
@@ -26,78 +24,47 @@ def reconstruct(vae: nn.Module, latents: Tensor) -> Tensor:
     return video[:, :, 0].float()
 
 
-def only_decoder(vae: nn.Module) -> None:
-    """From now on the decoder alone learns, so the latents stay what they are."""
-    for name, parameter in vae.named_parameters():
-        parameter.requires_grad_(name.startswith(("decoder", "post_quant_conv")))
+def latent_cost(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Weighted KL divergence of the posterior from a standard Gaussian: it keeps the latents small and smooth."""
+    return KL_WEIGHT * 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
 
 
-def vae_loss(walks: Walks, batch: int = 16, crop: int = 64, decoder_only: bool = False):
-    """The `batch_loss` of `loop.fit` for the VAE.
+def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
+    """The `batch_loss` of `loop.fit` for the VAE: L1 and KL on square crops of `crop` pixels.
 
     Every third crop is a collage: some cells come from another crop, because a memory's readout puts latents of
-    different views side by side, and the decoder looks at neighbouring cells.
-
-    Args:
-        crop: height and width in pixels.
-        decoder_only: the loss is the logarithm of the squared error of each crop, which is PSNR, and the decoder sees
-            the posterior's mean, as it does in use. Otherwise L1 + gradients + KL, with noise from the posterior.
+    different views next to each other, and the decoder looks at neighbouring cells.
     """
 
-    def batch_loss(vae: nn.Module, generator: torch.Generator, part: slice = slice(None)):
-        which = walks.draw_frames(batch, generator)
-        pixels = walks.pixels(*which)
+    def batch_loss(vae: nn.Module, generator: torch.Generator):
+        pixels = walks.pixels(*walks.draw_frames(batch, generator))
         corners = torch.randint(pixels.shape[-1] - crop + 1, (batch, 2), generator=generator).tolist()
         pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
-        flip = torch.rand(batch, 1, 1, 1, generator=generator) < 0.5
-        pixels = torch.where(flip, pixels.flip(-1), pixels)
-        others, cells = pixels.roll(1, 0), crop // vae.config.scale_factor_spatial
-        swapped = _patches(batch, cells, generator) & (torch.arange(batch) % 3 == 0)[:, None, None, None]
-        pixels, others, swapped = (x[part].to(device_of(vae)) for x in (pixels, others, swapped))
+        cells = crop // vae.config.scale_factor_spatial
+        coarse = int(torch.randint(2, cells + 1, (), generator=generator))  # the more, the smaller are the patches
+        field = torch.rand(batch, 1, coarse, coarse, generator=generator)
+        swapped = F.interpolate(field, size=cells, mode="bilinear") > 0.5  # (B, 1, cells, cells)
+        swapped &= (torch.arange(batch) % 3 == 0)[:, None, None, None]
+        pixels, swapped = pixels.to(vae.device), swapped.to(vae.device)
 
-        mean, logvar = moments(vae, pixels)
-        mixed = torch.where(swapped[:, :, None], moments(vae, others)[0], mean)  # (B, C, 1, h, w)
-        target = torch.where(F.interpolate(swapped.float(), size=crop) > 0, others, pixels)
-        if decoder_only:
-            error = (reconstruct(vae, mixed) - target).square().mean((1, 2, 3)).clamp(min=1e-6).log()
-            return error.mean(), {}
-        noise = torch.randn(batch, *mean.shape[1:], generator=generator)[part].to(mean)
-        out = reconstruct(vae, mixed + noise * torch.exp(0.5 * logvar))
-        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-        l1 = (out - target).abs().mean()
-        edges = sum(
-            (F.avg_pool2d(out, scale).diff(dim=dim) - F.avg_pool2d(target, scale).diff(dim=dim)).abs().mean()
-            for scale in (1, 2)
-            for dim in (-1, -2)
-        )
-        return l1 + EDGE_WEIGHT * edges + KL_WEIGHT * kl, {"l1": l1.item(), "kl": kl.item()}
+        mean, logvar = posterior(vae, pixels)
+        latents = torch.where(swapped[:, :, None], mean.roll(1, 0), mean)  # (B, C, 1, h, w)
+        target = torch.where(F.interpolate(swapped.float(), size=crop) > 0, pixels.roll(1, 0), pixels)
+        noise = torch.randn(mean.shape, generator=generator).to(mean)
+        out = reconstruct(vae, latents + noise * torch.exp(0.5 * logvar))
+        l1, cost = (out - target).abs().mean(), latent_cost(mean, logvar)
+        return l1 + cost, {"l1": l1.item(), "latent_cost": cost.item()}
 
     return batch_loss
-
-
-def _patches(batch: int, cells: int, generator: torch.Generator) -> Tensor:
-    """Masks (B, 1, cells, cells) of patches that cover half of the cells, from one cell to a quarter of the crop."""
-    coarse = int(torch.randint(2, cells + 1, (), generator=generator))
-    field = torch.rand(batch, 1, coarse, coarse, generator=generator)
-    return F.interpolate(field, size=cells, mode="bilinear") > 0.5
-
-
-@torch.no_grad()
-def vae_psnr(vae, held_out: Walks, frames: int = 32) -> dict[str, float]:
-    """Mean PSNR in dB of held-out frames, encoded to the posterior's mean and decoded."""
-    pixels = held_out.pixels(*held_out.draw_frames(frames, torch.Generator().manual_seed(0))).to(device_of(vae))
-    with torch.autocast(pixels.device.type, torch.bfloat16):
-        out = torch.cat([reconstruct(vae, moments(vae, p)[0]).clamp(-1, 1) for p in pixels.split(8)])
-    mse = ((out - pixels) / 2).square().mean((1, 2, 3))
-    return {"psnr": (-10 * mse.log10()).mean().item()}
 
 
 @torch.no_grad()
 def set_statistics(vae, walks: Walks, frames: int = 512) -> None:
     """Write the mean and standard deviation of each latent channel into the VAE's config."""
-    frames = min(frames, len(walks) * walks.num_frames)
-    pixels = walks.pixels(*walks.draw_frames(frames, torch.Generator().manual_seed(0))).to(device_of(vae))
+    frames = min(frames, walks["c2w"].shape[:2].numel())
+    which = walks.draw_frames(frames, torch.Generator().manual_seed(0))
+    pixels = walks.pixels(*which).to(vae.device)
     with torch.autocast(pixels.device.type, torch.bfloat16):
-        latents = torch.cat([moments(vae, p)[0] for p in pixels.split(16)])
+        latents = torch.cat([posterior(vae, p)[0] for p in pixels.split(16)])
     mean, deviation = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
-from mirage_nb.data.rooms.room import Room
 from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
-from mirage_nb.training.data import Walks
 
 
 def run(*command: str):
@@ -19,21 +16,15 @@ def run(*command: str):
 
 def test_from_rooms_to_a_transformer(tmp_path):
     MiragePipeline(**build_micro()).save_pretrained(tmp_path / "model")
-    done = run("data", "--folder", tmp_path / "walks", "--rooms", 1, "--frames", 7)
+    done = run("data", "--folder", tmp_path / "walks", "--rooms", 1, "--frames", 5, "--size", 64)
     assert done.exit_code == 0, done.output
     options = ("--model", tmp_path / "model", "--steps", 2, "--batch", 2)
-    done = run(
-        "transformer", "--walks", tmp_path / "walks", "--folder", tmp_path / "out", "--stage", "branch", *options
-    )
+    paths = ("--walks", tmp_path / "walks", "--folder", tmp_path / "out")
+    done = run("transformer", *paths, "--stage", "branch", *options)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "transformer" / "config.json").exists()
-
-
-def test_augmented_rooms(tmp_path):
-    done = run("data", "--folder", tmp_path, "--rooms", 1, "--frames", 3, "--augmented")
-    assert done.exit_code == 0, done.output
-    room = Room(0, augmented=True)
-    assert torch.equal(Walks(tmp_path)["frames"][0], room.render(room.walk(3)).frames)
+    done = run("transformer", *paths, "--stage", "brunch", *options)
+    assert done.exit_code == 2 and done.output.startswith("error: stage")
 
 
 def test_a_recording_that_does_not_fit_is_named(tmp_path):
@@ -41,7 +32,10 @@ def test_a_recording_that_does_not_fit_is_named(tmp_path):
     assert done.exit_code == 0 and "nothing: left out" in done.output
 
 
-@pytest.mark.parametrize("command, name", [((), "folder"), (("--folder", "x", "--preset", "tinny"), "preset")])
+@pytest.mark.parametrize(
+    "command, name",
+    [((), "folder"), (("--folder", "x", "--preset", "tinny"), "preset"), (("data", "--folder", "x"), "rooms")],
+)
 def test_errors_are_one_line(command, name):
     done = run(*command)
     assert done.exit_code == 2 and done.output.startswith(f"error: {name}")

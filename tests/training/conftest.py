@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from mirage_nb.models.presets import build_micro
 from mirage_nb.training.data import Walks, write_walks
-from mirage_nb.training.encoded import EncodedWalks, encode_walks
+from mirage_nb.training.encoded import EncodedWalks
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """Folders `walks` and `encoded`, and a transformer to start from in `start`."""
-    home = tmp_path_factory.mktemp("training")
-    write_walks(home / "walks", 2, num_frames=7)
+def folder(tmp_path_factory):
+    """Two walks of 9 frames."""
+    folder = tmp_path_factory.mktemp("walks")
+    write_walks(folder, 2, num_frames=9)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def walks(folder) -> Walks:
+    return Walks(folder)
+
+
+@pytest.fixture(scope="session")
+def encoded(walks) -> EncodedWalks:
     parts = build_micro()
-    encode_walks(home / "walks", home / "encoded", parts["vae"], parts["depth_estimator"])
-    parts["transformer"].save_pretrained(home / "start")
-    return home
-
-
-@pytest.fixture(scope="session")
-def walks(home) -> Walks:
-    return Walks(home / "walks")
+    return EncodedWalks.encode(walks, parts["vae"], parts["depth_estimator"])
 
 
 @pytest.fixture
-def data(home) -> EncodedWalks:
-    return EncodedWalks.load(home / "encoded")
+def data(encoded) -> EncodedWalks:
+    """A copy that a test may change."""
+    return EncodedWalks(*(tensor.clone() for tensor in vars(encoded).values()))
+
+
+@pytest.fixture
+def descends():
+    """Whether a loss gets smaller by a tenth in some steps on one batch."""
+
+    def check(loss, model, steps: int = 15) -> bool:
+        optimizer, values = torch.optim.Adam(model.parameters(), lr=3e-3), []
+        for _ in range(steps):
+            value, _ = loss(model, torch.Generator().manual_seed(0))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            values.append(value.item())
+        return values[-1] < values[0] - 0.1 * abs(values[0])
+
+    return check

@@ -8,12 +8,12 @@ import pytest
 import torch
 from posed_clip import write_transforms
 
-from mirage_nb.cameras import Cameras
+from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
+from mirage_nb.training import data
 from mirage_nb.training.data import HELD_OUT, Walks, import_recordings, write_walks
 from mirage_nb.viz.video import mp4_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZE = (48, 64)
 
 
@@ -41,16 +41,21 @@ def recording(clip, tmp_path):
     folder.mkdir()
     (folder / "video.mp4").write_bytes(mp4_bytes(clip.frames))
     write_transforms(folder / "transforms.json", clip.cameras)
-    return folder
+    return str(folder)
 
 
 def test_walks_are_what_the_rooms_show(tmp_path):
-    write_walks(tmp_path, 1, num_frames=3, first_seed=7, augmented=True, size=64)
-    walks, room = Walks(tmp_path), Room(7, augmented=True)
+    write_walks(tmp_path, 1, num_frames=3, first_seed=7, size=64)
+    walks, room = Walks(tmp_path), Room(7)
     cameras = room.walk(3, size=(64, 64))
     clip = room.render(cameras)
-    assert torch.equal(walks["frames"][0], clip.frames) and torch.equal(walks["c2w"][0], cameras.c2w)
-    assert torch.equal(walks["writable"][0], ~(clip.moving | clip.sky)) and walks.num_frames == 3
+    assert torch.equal(walks["frames"][0], clip.frames) and torch.equal(walks["moving"][0], clip.moving)
+    assert torch.equal(walks.cameras(0).c2w, cameras.c2w) and torch.equal(
+        walks.cameras(0).intrinsics, cameras.intrinsics
+    )
+    write_walks(tmp_path, 1, num_frames=4, first_seed=20, size=64)
+    with pytest.raises(ValueError, match="walks: expected one length"):
+        Walks(tmp_path)
 
 
 def test_held_out_rooms_are_refused(tmp_path):
@@ -61,12 +66,11 @@ def test_held_out_rooms_are_refused(tmp_path):
 
 
 def test_posed_video_becomes_walks_once(recording, clip, tmp_path):
-    sources, options = [recording, tmp_path / "nothing"], dict(num_frames=9, size=SIZE)
-    report = import_recordings(sources, tmp_path / "walks", depth_model=ExactDepth(clip.depth), **options)
-    assert report[str(recording)].startswith("2 walks")
-    assert report[str(tmp_path / "nothing")].startswith("left out: ")
+    sources, options = [recording, str(tmp_path / "nothing")], dict(num_frames=9, size=SIZE)
+    report = import_recordings(sources, tmp_path / "walks", ExactDepth(clip.depth), **options)
+    assert report[sources[0]] == "2 walks" and report[sources[1]].startswith("left out: ")
     walks = Walks(tmp_path / "walks")
-    assert len(walks) == 2 and walks.num_frames == 9 and walks["writable"].all()
+    assert len(walks) == 2 and walks["frames"].shape[1:4] == (9, *SIZE) and not walks["moving"].any()
     torch.testing.assert_close(walks["depth"].flatten(0, 1).float(), clip.depth, rtol=1e-3, atol=0)
     way = (walks["c2w"][:, -1, :3, 3] - walks["c2w"][:, 0, :3, 3]).norm(dim=1)
     truth = (clip.cameras.centers[[8, 17]] - clip.cameras.centers[[0, 9]]).norm(dim=1)
@@ -74,32 +78,28 @@ def test_posed_video_becomes_walks_once(recording, clip, tmp_path):
 
     (shard,) = (tmp_path / "walks").iterdir()  # a second call, with another list, leaves it alone
     before = shard.stat().st_mtime_ns
-    again = import_recordings(sources[::-1], tmp_path / "walks", **options)
-    assert again[str(recording)] == "2 walks, there already" and shard.stat().st_mtime_ns == before
-    other = import_recordings([recording], tmp_path / "walks", num_frames=7, size=SIZE)
-    assert "walks of 9 frames already" in other[str(recording)]
+    again = import_recordings(sources[::-1], tmp_path / "walks", None, **options)
+    assert again[recording] == "2 walks" and shard.stat().st_mtime_ns == before
 
 
-def test_what_does_not_fit_is_left_out_with_a_reason(recording, clip, tmp_path):
-    def outcome(num_frames=9, depth_model=None):
-        report = import_recordings([recording], tmp_path / "walks", num_frames, SIZE, depth_model)
-        assert "\n" not in report[str(recording)]
-        return report[str(recording)].removeprefix("left out: ")
-
-    assert "no depth_model" in outcome()
-    assert "expected 100 frames at least, got 18" in outcome(100)
-    lenses = clip.cameras.intrinsics * torch.linspace(1, 1.2, 18)[:, None] ** torch.tensor([1, 1, 0, 0])
-    write_transforms(recording / "transforms.json", Cameras(clip.cameras.c2w, lenses, SIZE))
-    assert "one lens" in outcome(depth_model=ExactDepth(clip.depth))
-    assert not list((tmp_path / "walks").iterdir())
+def test_frames_with_hardly_any_depth_are_left_out(clip, tmp_path, monkeypatch):
+    """A fifth of the pixels measured is too little, a half is enough."""
+    (tmp_path / "frame.depth.png").touch()
+    for share, walks in ((0.2, 1), (0.5, 2)):
+        depth = clip.depth.clamp(min=1.0)
+        depth[3, :, round(share * SIZE[1]) :] = 0
+        monkeypatch.setattr(data, "read_rgbd", lambda source, size: Clip(clip.frames, depth, clip.cameras))
+        report = import_recordings([str(tmp_path)], tmp_path / str(share), None, num_frames=9, size=SIZE)
+        assert report == {str(tmp_path): f"{walks} walks"}
+    report = import_recordings([str(tmp_path)], tmp_path / "long", None, num_frames=100, size=SIZE)
+    assert "no 100 frames in a row with measured depth, of 18" in report[str(tmp_path)]
+    assert not list((tmp_path / "long").iterdir())
 
 
 def test_an_rgbd_recording_becomes_walks(tmp_path):
-    kitchen = ROOT.parent / "shared" / "real" / "kitchen"
+    kitchen = Path(__file__).resolve().parents[3] / "shared" / "real" / "kitchen"
     if not kitchen.exists():
         pytest.skip("no RGB-D recording at ../shared/real/kitchen")
-    report = import_recordings([kitchen], tmp_path / "walks", num_frames=5, size=(32, 32))
-    walks = Walks(tmp_path / "walks")
-    assert len(walks) == int(report[str(kitchen)].split()[0]) and walks["frames"].shape[1:] == (5, 32, 32, 3)
-    report = import_recordings([kitchen], tmp_path / "long", num_frames=10_000)
-    assert "10000 frames in a row" in report[str(kitchen)]
+    report = import_recordings([str(kitchen)], tmp_path, None, num_frames=5, size=(32, 32))
+    walks = Walks(tmp_path)
+    assert report == {str(kitchen): f"{len(walks)} walks"} and walks["frames"].shape[1:] == (5, 32, 32, 3)

@@ -1,37 +1,29 @@
-"""Encoded walks: what is mirrored, joined and estimated."""
+"""Encoded walks: cells in place of pixels, and what may be written."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from mirage_nb.lifting import lift
+from mirage_nb.lifting import depth_to_latent
 from mirage_nb.models.presets import build_micro
-from mirage_nb.training.data import write_walks
-from mirage_nb.training.encoded import EncodedWalks, encode_walks
+from mirage_nb.models.vae import as_pixels, encode
+from mirage_nb.training.encoded import EncodedWalks
 
 
-def test_mirrored_walks_are_the_walks_of_a_mirrored_room(walks, data):
-    points = [
-        lift(data.latents[r].float(), data.depth[r].float(), data.cameras(r, torch.arange(7))).positions for r in (0, 1)
-    ]
-    h, w = data.size
-    mirrored = points[0].reshape(7, h, w, 3) * torch.tensor([-1.0, 1.0, 1.0])
-    assert torch.allclose(points[1].reshape(7, h, w, 3).flip(2), mirrored, atol=1e-3)
-    plain = EncodedWalks.encode(walks, build_micro()["vae"], mirror=False)
-    assert 2 * len(plain) == len(data) and torch.equal(plain.estimate, plain.depth)
-    assert torch.equal(plain.latents[1], data.latents[2]) and torch.equal(plain.depth[1], data.depth[2])
+def test_walks_are_encoded_frame_by_frame(walks, data):
+    assert len(data) == 2 and data.latents.shape == (2, 9, 4, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = encode(build_micro()["vae"], as_pixels(walks["frames"][1, 3:4])[:, :, None])[0, :, 0]
+    torch.testing.assert_close(data.latents[1, 3].float(), latents.float(), atol=2e-2, rtol=2e-2)
+    assert torch.equal(data.depth[1].float(), depth_to_latent(walks["depth"][1].float(), 8).half().float())
+    cameras = data.cameras(1, torch.tensor([2, 5]))
+    assert cameras.size == (16, 16) and torch.equal(cameras.c2w, walks["c2w"][1, [2, 5]])
+    torch.testing.assert_close(cameras.intrinsics, walks["intrinsics"][1, [2, 5]] / 8)
 
 
-def test_folders_are_joined(home, data, tmp_path):
-    write_walks(tmp_path / "other", 1, num_frames=7, first_seed=5)
-    encode_walks(tmp_path / "other", tmp_path / "other_encoded", build_micro()["vae"])
-    joined = EncodedWalks.load(home / "encoded", tmp_path / "other_encoded")
-    assert len(joined) == len(data) + 2 and torch.equal(joined.latents[: len(data)], data.latents)
+def test_what_moves_is_not_written_and_the_sky_is_where_it_has_an_estimate(walks, data):
+    moves = walks["moving"].unflatten(3, (16, 8)).unflatten(2, (16, 8)).any(5).any(3)  # (R, T, h, w)
     assert not torch.equal(data.estimate, data.depth), "a depth network was there"
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        EncodedWalks.load(home / "encoded", tmp_path / "nowhere")
-    write_walks(tmp_path / "short", 1, num_frames=3)
-    encode_walks(tmp_path / "short", tmp_path / "short_encoded", build_micro()["vae"])
-    with pytest.raises(ValueError, match="data"):
-        EncodedWalks.load(home / "encoded", tmp_path / "short_encoded")
+    assert torch.equal(data.writable, ~moves)
+    plain = EncodedWalks.encode(walks, build_micro()["vae"])
+    assert torch.equal(plain.estimate, plain.depth) and torch.equal(plain.writable, ~moves & (plain.depth > 0))

@@ -1,17 +1,23 @@
-"""The loop: a run that was killed and resumed equals one that was not, whatever was being written."""
+"""The loop: a run that was killed and resumed equals one that was not, and two processes share a step."""
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mirage_nb.training.loop import fit, read_log
 
+ROOT = Path(__file__).resolve().parents[2]
 
-def quadratic(model, generator, part=slice(None)):
-    x = torch.randn(8, 4, generator=generator)[part]
+
+def quadratic(model, generator):
+    x = torch.randn(8, 4, generator=generator)
     return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
 
@@ -24,8 +30,8 @@ def broken_at(step, break_down):
     """`quadratic`, with `break_down(loss)` in place of the loss of one step."""
     calls = iter(range(1000))
 
-    def batch_loss(model, generator, part):
-        loss, figures = quadratic(model, generator, part)
+    def batch_loss(model, generator):
+        loss, figures = quadratic(model, generator)
         return (break_down(loss) if next(calls) == step else loss), figures
 
     return batch_loss
@@ -40,25 +46,35 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole = fit(line(), quadratic, folder=tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
         fit(line(), broken_at(37, kill), folder=tmp_path / "parts", **options)
-    log = tmp_path / "parts" / "log.jsonl"
-    log.write_text(log.read_text() + '{"step": 37, "lo')  # the last row was cut off
-    (tmp_path / "parts" / "partial-checkpoint").mkdir()  # and so was the last checkpoint
     other = line(seed=9)  # the checkpoint's weights count, not these
     resumed = fit(other, quadratic, folder=tmp_path / "parts", **options)
     assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
-    rows = read_log(log)
+    rows = read_log(tmp_path / "parts" / "log.jsonl")
     assert rows == read_log(tmp_path / "whole" / "log.jsonl") and [row["step"] for row in rows] == list(range(60))
-    assert [path.name for path in (tmp_path / "parts").glob("*checkpoint*")] == ["checkpoint-00000060"]
     again = fit(line(seed=3), quadratic, folder=tmp_path / "parts", **options)  # nothing is left to do
     assert torch.equal(again.weight, whole.weight)
 
 
-def test_weights_are_averaged(tmp_path):
-    options = dict(steps=20, lr=1e-2, warmup=1)
-    last, average = (fit(line(), quadratic, folder=tmp_path / str(ema), ema=ema, **options) for ema in (0.0, 0.99))
-    start = line().weight
-    assert not torch.allclose(last.weight, average.weight)
-    assert (average.weight - start).norm() < (last.weight - start).norm()
+def test_it_learns_and_the_weights_are_averaged(tmp_path):
+    last, average = (
+        fit(line(), quadratic, folder=tmp_path / str(ema), ema=ema, steps=200, lr=5e-2, warmup=1) for ema in (0.0, 0.99)
+    )
+    assert (last.weight - 1).abs().max() < 0.1, "the mean of a sum has weight 1"
+    assert not torch.allclose(last.weight, average.weight, atol=1e-4)
+    assert (average.weight - line().weight).norm() < (last.weight - line().weight).norm()
+
+
+def test_the_rate_rises_and_falls(tmp_path):
+    """Far from the aim Adam moves a weight by the learning rate, or less."""
+    weights = [line().weight[0, 0].item()]
+
+    def far(model, generator):
+        weights.append(model.weight[0, 0].item())
+        return 1e3 * model.weight[0, 0] + 0 * model(torch.zeros(1, 4)).sum(), {}
+
+    fit(line(), far, folder=tmp_path, steps=40, lr=1e-2, warmup=10)
+    moves = -torch.tensor(weights[1:]).diff()
+    assert moves.argmax() in range(8, 14) and moves.max() < 1.01e-2 and moves[0] < 2e-3 and moves[-1] < 1e-3
 
 
 def test_frozen_weights_are_neither_trained_nor_saved(tmp_path):
@@ -67,23 +83,43 @@ def test_frozen_weights_are_neither_trained_nor_saved(tmp_path):
     before = model[0].weight.clone()
     fit(model, quadratic, steps=3, folder=tmp_path, lr=1e-1, warmup=1)
     assert torch.equal(model[0].weight, before)
-    from safetensors.torch import load_file
-
-    names = load_file(tmp_path / "checkpoint-00000003" / "weights.safetensors").keys()
-    assert names == {f"{kind}/1.{name}" for kind in ("model", "average") for name in ("weight", "bias")}
-    assert not (tmp_path / "checkpoint-00000003" / "model.safetensors").exists()
+    names = load_file(tmp_path / "checkpoint.safetensors").keys()
+    assert {name.split("/")[1] for name in names} == {"1.weight", "1.bias"}
 
 
 def test_a_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="step 5"):
         fit(line(), broken_at(5, lambda loss: loss * float("nan")), steps=9, folder=tmp_path, lr=1e-2,
             checkpoint_minutes=0)  # fmt: skip
-    assert (tmp_path / "checkpoint-00000005").is_dir()
+    assert (tmp_path / "checkpoint.safetensors").is_file()
 
 
-def test_figures_and_validation_are_logged(tmp_path):
+def test_every_row_is_told(tmp_path):
     seen = []
-    fit(line(), quadratic, steps=4, folder=tmp_path, lr=1e-2, log_every=2, validate=lambda model: {"checked": 1.5},
-        on_log=lambda rows: seen.append(len(rows)))  # fmt: skip
-    rows = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 2, 3] and rows[-1]["checked"] == 1.5 and seen == [1, 2, 3]
+    fit(line(), quadratic, steps=4, folder=tmp_path, lr=1e-2, log_every=2, on_log=lambda rows: seen.append(len(rows)))
+    assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [0, 2, 3] and seen == [1, 2, 3]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_loop import fit, line, quadratic
+from mirage_nb.training.data import processes
+model = fit(line(), quadratic, steps=30, folder={out!r}, lr=5e-2, warmup=1)
+Path({out!r}, f"{{processes().process_index}}").write_text(f"{{processes().num_processes}} {{model.weight.tolist()}}")
+"""
+
+
+def test_two_processes_train_one_model(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path)))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Without a GPU `accelerate launch` starts one process only; torchrun starts them all.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*torchrun, str(script)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = ((tmp_path / name).read_text() for name in "01")
+    assert one == two and one.startswith("2 "), "both end with the same weights"
+    alone = fit(line(), quadratic, steps=30, folder=tmp_path / "alone", lr=5e-2, warmup=1)
+    assert str(alone.weight.tolist()) not in one, "the second process saw other batches"

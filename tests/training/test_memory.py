@@ -5,86 +5,78 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirage_nb.models.presets import build_micro
-from mirage_nb.training.memory import MemoryLoss, prior_loss, velocity_error
+from mirage_nb.models.presets import build_micro, build_scheduler
+from mirage_nb.training.memory import MemoryLoss, shifted, velocity_error
+
+
+class Watched(torch.nn.Module):
+    """A model that keeps what it was given and what it said."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.model, self.device, self.calls = model, model.device, []
+
+    def forward(self, noisy, timestep, control, *_, **__):
+        out = self.model(noisy, timestep, control)
+        self.calls.append((noisy, timestep, control, out.sample))
+        return out
 
 
 @pytest.mark.parametrize("rehearse", [0.0, 1.0])
 def test_a_rehearsed_batch_sees_what_the_model_generated(data, rehearse):
-    parts, calls = build_micro(), []
-    model = torch.nn.Sequential(parts["transformer"])
-
-    def watched(noisy, timestep, control):
-        out = parts["transformer"](noisy, timestep, control)
-        calls.append((noisy, timestep, out.sample, control))
-        return out
-
-    model.forward = watched
-    loss = MemoryLoss(data, batch=2, drop=0.0, rehearse=rehearse)
-    loss(model, torch.Generator().manual_seed(1))
-    assert len(calls) == (3 if rehearse else 1)
-    if not rehearse:
-        return
-
-    def begins_with_pure_noise(seed: int) -> bool:
-        calls.clear()
-        loss(model, torch.Generator().manual_seed(seed))
-        return bool((calls[0][1][:, 1:] == 1000).all())
-
-    next(seed for seed in range(99) if begins_with_pure_noise(seed))
-    (noise, timestep, first, _), (halfway, later, second, _), (noisy, _, learnt, control) = calls
-    assert not first.requires_grad and not second.requires_grad and learnt.requires_grad
-    assert not timestep[:, 0].any() and not later[:, 0].any() and (later[:, 1:] == 750).all()
-    torch.testing.assert_close(halfway[:, :, 1:], (noise - 0.25 * first)[:, :, 1:])  # a step from sigma 1 to 0.75
-    generated = (halfway - 0.75 * second)[:, :, -1]
-    assert (noisy[:, :, 0] - generated).abs().max() < 0.6, "the next segment begins with the generated frame"
-    assert control[:, data.latents.shape[2]].mean() > 0.2, "and sees a memory"
+    model = Watched(build_micro()["transformer"])
+    MemoryLoss(data, batch=2, drop=0.0, rehearse=rehearse)(model, torch.Generator().manual_seed(1))
+    assert len(model.calls) == (3 if rehearse else 1)
+    noisy, timestep, control, learnt = model.calls[-1]
+    assert learnt.requires_grad and not timestep[:, 0].any() and (timestep[:, 1:] > 0).all()
+    if rehearse:
+        (_, first, _, _), (halfway, second, _, last), _ = model.calls
+        assert not last.requires_grad and not first[:, 0].any() and not second[:, 0].any()
+        generated = (halfway - second[:, None, :, None, None] / 1000 * last)[:, :, -1]
+        assert (noisy[:, :, 0] - generated).abs().max() < 0.6, "the next segment begins with the generated frame"
+        assert control[:, data.latents.shape[2]].mean() > 0.2, "and sees a memory"
 
 
-def test_a_rehearsal_from_the_noisy_truth_keeps_its_shapes(data):
+def test_a_perfect_model_rehearses_the_truth_and_has_no_error(data):
     batch = MemoryLoss(data, batch=2).sample(torch.Generator().manual_seed(0))
     truth = batch.noise - batch.clean
-
-    class Perfect:
-        """Its velocity is the true one, and off by a little."""
-
-        def __call__(self, noisy, timestep, control, **_):
-            return type("Output", (), {"sample": truth + 0.1})
-
-    for start in (1.0, 0.5):
-        generated = batch.generate(Perfect(), torch.tensor([start, start]))
-        first, second = 3 * start / (1 + 2 * start), 3 * start / (2 + 2 * start)  # the levels of the two steps, shifted
-        error = 0.1 * ((1 - second) * first + second)
-        torch.testing.assert_close(generated, batch.clean[:, :, 1:] - error, atol=1e-4, rtol=0)
+    perfect = lambda *_, **__: type("Output", (), {"sample": truth})  # noqa: E731
+    torch.testing.assert_close(batch.generate(perfect), batch.clean[:, :, 1:], atol=2e-3, rtol=0)
+    assert batch.error(perfect).max() == 0
 
 
-def test_a_part_of_a_batch_is_that_part(data):
-    loss = MemoryLoss(data, batch=4, references=2, preceding=1, corrupt=0.5)
-    for seed in range(4):
-        whole = loss.sample(torch.Generator().manual_seed(seed))
-        part = loss.sample(torch.Generator().manual_seed(seed), slice(1, None, 2))
-        for one, other in zip((*whole[:4], whole.context.preceding), (*part[:4], part.context.preceding)):
-            assert torch.equal(one[1::2], other)
+def test_noise_levels_are_those_of_the_sampler():
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(10)
+    steps = torch.linspace(1, 0.1, 10)
+    torch.testing.assert_close(shifted(steps), scheduler.sigmas[:-1].float(), atol=0.01, rtol=0)
+
+
+def test_some_samples_have_no_memory(data):
+    seen = [MemoryLoss(data, drop=drop).sample(torch.Generator().manual_seed(0)).control[:, 4] for drop in (0, 0.5, 1)]
+    empty = [(visibility.flatten(1).sum(1) == 0).sum().item() for visibility in seen]
+    assert empty[0] == 0 < empty[1] < empty[2] == 8
+
+
+def test_half_of_the_batches_have_context(data):
+    loss = MemoryLoss(data, batch=1, length=3, references=2, preceding=2)
+    contexts = [loss.sample(torch.Generator().manual_seed(seed)).context for seed in range(60)]
+    counts = [(c.references.shape[2], c.preceding.shape[2]) for c in contexts]
+    assert {r for r, _ in counts} == {0, 1, 2} == {p for _, p in counts}
+    assert 30 <= counts.count((0, 0)) <= 48  # one in two, and by chance one in nine of the others
 
 
 def test_short_walks_are_refused(data):
-    with pytest.raises(ValueError, match="data: expected walks of at least 9"):
-        MemoryLoss(data, length=7, preceding=2)
+    with pytest.raises(ValueError, match="data: expected walks of at least 11"):
+        MemoryLoss(data, length=9, preceding=2)
 
 
-@pytest.mark.parametrize("what", ["transformer", "prior"])
-def test_it_learns_on_a_fixed_batch(data, what):
+def test_transformer_and_prior_learn_on_a_fixed_batch(data, descends):
     model = build_micro(memory_prior=True, prior_width=8)["transformer"]
-    loss = MemoryLoss(data, batch=2, rehearse=0.0)
-    model, loss = (model, loss) if what == "transformer" else (model.prior, prior_loss(loss))
-    optimizer, values = torch.optim.Adam(model.parameters(), lr=3e-3), []
-    for _ in range(20):
-        value, _ = loss(model, torch.Generator().manual_seed(0))
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        values.append(value.item())
-    assert values[-1] < values[0] - 0.1 * abs(values[0]), values
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert descends(MemoryLoss(data, batch=2, rehearse=0.0), model)
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {"prior", "blocks", "vace_blocks"} <= moved
 
 
 def test_the_velocity_error_of_a_model_is_the_same_every_time(data):

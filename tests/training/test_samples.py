@@ -1,42 +1,39 @@
-"""Training samples: what the memory holds, what is corrupted, and what is shown next to the segment."""
+"""Training samples: what the memory holds, how wrong it is, and what is shown next to the segment."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from mirage_nb.training.memory import MemoryLoss
-from mirage_nb.training.samples import (
-    Frames,
-    choose_frames,
-    corrupt_past,
-    draw_sample,
-    next_sample,
-    read_memory,
-    show_context,
-)
+from mirage_nb.training.samples import Frames, draw_sample, next_sample, read_memory, show_context
 
 
-def test_on_the_way_out_the_memory_holds_no_later_frame():
-    g = torch.Generator().manual_seed(0)
+def alone(data, sample, index):
+    """The sample, whose memory holds these frames."""
+    return replace(sample, past=Frames(index, data.latents[sample.walk, index].float()))
+
+
+def test_on_the_way_out_the_memory_holds_no_later_frame(data):
+    g, later = torch.Generator().manual_seed(0), 0
     for _ in range(200):
-        segment, before, written = choose_frames(25, 5, False, g, before=2)
-        step = int(segment[1] - segment[0])
-        assert abs(step) == 1 and (segment.diff() == step).all()
-        assert segment[0] in written and ((written - segment[0]) * step <= 0).all()
-        segment, before, written = choose_frames(25, 5, True, g, before=2)
-        assert len(written) >= 2 and 0 <= written.min() and written.max() < 25
-        walked = torch.cat([before, segment])
-        assert len(walked) == 7 and (walked.diff() == walked[1] - walked[0]).all()
-        assert 0 <= walked.min() and walked.max() < 25
+        sample = draw_sample(data, 4, False, 2, g)
+        walked, past = torch.cat([sample.preceding.index, sample.segment]), sample.past.index
+        step = int(sample.segment[1] - sample.segment[0])
+        assert abs(step) == 1 and len(walked) == 6 and (walked.diff() == step).all()
+        assert 0 <= min(walked.min(), past.min()) and max(walked.max(), past.max()) < 9
+        assert torch.equal(sample.first, data.latents[sample.walk, sample.segment[0]].float())
+        later += bool(((past - sample.segment[0]) * step > 0).any())
+    assert 60 < later < 120, "half are on the way back"
+    for _ in range(20):
+        assert len(draw_sample(data, 4, True, 2, g).past.index) >= 2
 
 
 def test_context_shows_what_overlaps_and_what_precedes(data):
     g = torch.Generator().manual_seed(0)
     for _ in range(20):
-        sample = draw_sample(data, 4, 0.0, True, 2, g)
+        sample = draw_sample(data, 4, True, 2, g)
         shown = show_context(data, sample, 4, g)
         assert shown.references.shape[2] == 4 and shown.preceding.shape[2] == 2
         truth = data.latents[sample.walk].float()
@@ -50,78 +47,53 @@ def test_context_shows_what_overlaps_and_what_precedes(data):
 
 
 def test_the_next_segment_begins_where_the_generated_one_ends(data):
-    g = torch.Generator().manual_seed(0)
+    g, onwards = torch.Generator().manual_seed(0), 0
     for _ in range(20):
-        sample = draw_sample(data, 4, 0.0, True, 2, g)
-        generated = torch.randn(data.latents.shape[2], 3, *data.size)
-        after = next_sample(sample, generated, 7, g)
+        sample = draw_sample(data, 4, True, 2, g)
+        generated = torch.randn(data.latents.shape[2], 3, *data.latents.shape[-2:])
+        after = next_sample(sample, generated, 9)
         assert after.segment[0] == sample.segment[-1] and torch.equal(after.first, generated[:, -1])
+        assert 0 <= after.segment.min() and after.segment.max() < 9
         assert torch.equal(after.preceding.latents, generated[:, -3:-1].transpose(0, 1))
         assert torch.equal(after.past.latents[-3:], generated.transpose(0, 1))
+        onwards += int(after.segment[1] != sample.segment[-2])
+    assert 0 < onwards < 20
 
 
-def test_the_past_is_corrupted_on_one_side_of_a_plane_and_the_truth_stays(data):
-    before, g, shares = data.latents.clone(), torch.Generator().manual_seed(0), []
-    for _ in range(20):
-        sample = draw_sample(data, 4, 0.0, True, 2, g)
-        wrong = corrupt_past(data, sample, g)
-        assert torch.equal(wrong.segment, sample.segment) and torch.equal(wrong.past.index, sample.past.index)
-        assert torch.equal(data.latents, before)
-        changed = (wrong.past.latents != sample.past.latents).any(1)
-        shares.append(changed.float().mean().item())
-        points = data.cameras(sample.walk, sample.past.index).unproject(
-            data.depth[sample.walk, sample.past.index].float()
-        )
-        if 0.1 < shares[-1] < 0.9:  # two halves of the room: their middles lie apart
-            assert (points[changed].mean(0) - points[~changed].mean(0))[[0, 2]].norm() > 0.1
-    assert 0.2 < sum(shares) / len(shares) < 0.8 and min(shares) < 0.3
-    assert len(corrupt_past(data, draw_sample(data, 4, 0.0, True, 0, g), g).preceding.index) == 0
-
-
-@pytest.mark.parametrize("share", [0, 1])
-def test_a_window_is_written_where_its_sky_gets_a_depth(data, share):
-    data.depth[:] = data.estimate[:] = 3.0
-    data.writable[:] = True
-    data.depth[:, :, 4:8, 4:8] = data.estimate[:, :, 4:8, 4:8] = 0.0  # its sky
-    data.writable[:, :, 3:9, 3:9] = False  # and the cells of its frame
-    sample = draw_sample(data, 4, 0.0, False, 0, torch.Generator().manual_seed(0))
-    only = sample.segment[:1]
-    sample = replace(sample, past=Frames(only, data.latents[sample.walk, only].float()))
-    for seed in range(4):
-        readout = read_memory(data, sample, only, torch.Generator().manual_seed(seed), share)
-        window = readout.visibility.reshape(data.size)[4:8, 4:8].float().mean()
-        assert window == 0 if not share else window > 0.8
-    assert not read_memory(data, replace(sample, has_memory=False), only, torch.Generator()).visibility.any()
+def test_most_skies_are_written(data):
+    """The exact depth of a sky is unknown, its estimate isn't: a share of memories has windows, others have holes."""
+    data.depth[:], data.estimate[:], data.writable[:] = 3.0, 3.0, True
+    data.depth[:, :, 4:8, 4:8] = 0.0
+    written = []
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        sample = draw_sample(data, 4, False, 0, g)
+        only = sample.segment[:1]
+        readout = read_memory(data, alone(data, sample, only), data.cameras(sample.walk, only), g)
+        written.append(readout.visibility[0, 4:8, 4:8].float().mean() > 0.8)
+    assert 0.6 < sum(written) / len(written) < 0.88
 
 
 def test_what_is_shown_is_a_little_wrong(data):
     """Exact pasts would be too easy; larger errors than the model's own would teach it to ignore what it is shown."""
     data.depth[:], data.estimate[:], data.writable[:] = 3.0, 3.0, True
-    errors: dict[float, list] = {0.15: [], 0.1: []}  # of the memory's tokens; of the clean frames
+    tokens, context, firsts = [], [], []
+    bent = []  # relative errors of depth
     for seed in range(40):
         g = torch.Generator().manual_seed(seed)
-        sample = draw_sample(data, 4, 0.0, False, 2, g)
+        sample = draw_sample(data, 4, False, 2, g)
         only = sample.segment[:1]
-        sample = replace(sample, past=Frames(only, data.latents[sample.walk, only].float()))
-        readout = read_memory(data, sample, only, g)
+        sample = alone(data, sample, only)
+        readout = read_memory(data, sample, data.cameras(sample.walk, only), g)
         seen = readout.visibility[0]
-        errors[0.15].append((readout.latents[0] - sample.past.latents[0])[:, seen].square().mean().sqrt())
+        tokens.append((readout.latents[0] - sample.past.latents[0])[:, seen].square().mean().sqrt())
+        bent.append((readout.depth[0, seen] / 3 - 1).abs().mean())
         shown = show_context(data, sample, 0, g).preceding[0].transpose(0, 1)
-        errors[0.1].append((shown - sample.preceding.latents).square().mean().sqrt())
+        context.append((shown - sample.preceding.latents).square().mean().sqrt())
         first = MemoryLoss(data, batch=1, length=4).sample(g).clean[0, :, 0]
-        errors[0.1].append((data.latents.float() - first).square().mean((2, 3, 4)).amin().sqrt())
-    for most, found in errors.items():
+        firsts.append((data.latents.float() - first).square().mean((2, 3, 4)).amin().sqrt())
+    for most, found in ((0.15, tokens), (0.1, context), (0.1, firsts)):
         assert 0.6 * most < max(found) < 1.1 * most and min(found) < 0.3 * most
-
-
-def test_most_skies_are_written(data):
-    data.depth[:] = data.estimate[:] = 3.0
-    data.depth[:, :, 4:8, 4:8] = data.estimate[:, :, 4:8, 4:8] = 0.0
-    data.writable[:] = data.depth > 0
-    written = []
-    for seed in range(60):
-        g = torch.Generator().manual_seed(seed)
-        sample = draw_sample(data, 4, 0.0, False, 0, g)
-        readout = read_memory(data, sample, sample.segment[:1], g)
-        written.append(readout.visibility.reshape(data.size)[4:8, 4:8].all().item())
-    assert 0.65 < sum(written) / len(written) < 0.93
+    bent = torch.stack(bent)
+    assert 0.3 < (bent > 1e-4).float().mean() < 0.7, "half of the memories"
+    assert 0.015 < bent[bent > 1e-4].mean() < 0.04, "by a few per cent, as estimated depth errs"

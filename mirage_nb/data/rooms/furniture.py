@@ -1,7 +1,6 @@
 """The furniture of a procedural room, each piece made of a few boxes, cylinders and spheres.
 
-World axes: x right, y down, z forward; metres; the floor is y = 0. Every piece is a function of the builder, the
-position (x, z) on the floor and the turn about the vertical in radians.
+Every piece is a function of the builder, the position (x, z) on the floor and the turn about the vertical in radians.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ class Builder:
         self.footprints: list[tuple[float, float, float]] = []  # x, z, radius of what stands on the floor
 
     def texture(self, material, colours: list | Tensor) -> int:
-        """Bake a material in a colour, or in one drawn from a list of colours; returns its index."""
+        """Bake a material in a colour, each the given one or drawn from a list; returns the texture's index."""
+        material = self.p.pick(material) if isinstance(material, list) else material
         colour = colours if isinstance(colours, Tensor) else self.p.colour(colours)
         self.textures.append(material(self.p, colour).clamp(0.02, 1).expand(tx.SIZE, tx.SIZE, 3))
         return len(self.textures) - 1
 
-    def add(self, kind, centre, half, texture, yaw=0.0, fitted=False, shell=False, motion=(0, 0, 0), phase=0.0) -> None:
+    def add(self, kind, centre, half, texture, yaw=0.0, fitted=False, shell=False, motion=(0.0,) * 3, phase=0.0):
         self.rows.append((kind, centre, half, yaw, texture, fitted, shell, motion, phase))
 
     def box(self, centre, half, texture, **options) -> None:
@@ -43,20 +43,13 @@ class Builder:
         self.add(SPHERE, centre, (radius,) * 3, texture, **options)
 
     def boxes(self, x: float, z: float, yaw: float, *parts: tuple) -> None:
-        """Boxes in the frame of a piece of furniture.
-
-        Each is a tuple (dx, height of the centre, dz, hx, hy, hz, texture), then True if the texture fits a face.
-        """
+        """Boxes in a piece's own frame: dx, height of the centre, dz, hx, hy, hz, texture, whether it fits a face."""
         for dx, up, dz, hx, hy, hz, texture, *fitted in parts:
             px, pz = _offset(x, z, yaw, dx, dz)
             self.box((px, -up, pz), (hx, hy, hz), texture, yaw=yaw, fitted=bool(fitted))
 
     def primitives(self) -> Primitives:
-        floats = ("centre", "half", "yaw", "motion", "phase")
-        columns = zip(
-            ("kind", "centre", "half", "yaw", "texture", "fitted", "shell", "motion", "phase"), zip(*self.rows)
-        )
-        return Primitives(**{n: torch.tensor(c, dtype=torch.float32 if n in floats else None) for n, c in columns})
+        return Primitives(*map(torch.tensor, zip(*self.rows)))
 
 
 def _offset(x: float, z: float, yaw: float, dx: float, dz: float) -> tuple[float, float]:

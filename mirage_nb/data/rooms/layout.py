@@ -1,7 +1,7 @@
 """The floor plan and the furniture of a procedural room, from a seeded `Palette`.
 
-World axes: x right, y down, z forward; metres; the floor is y = 0 and the ceiling y = -height. Every room has a second
-one behind an opening, and often a screen wall, so that there is always something round the corner.
+Every room has a second one behind an opening, and often a screen wall, so that there is always something round the
+corner. The main room covers x from 0 to `width` and z from 0 to `depth`; the second one lies behind it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from mirage_nb.data.rooms.raycast import Lighting, Primitives
 THICK = 0.05  # metres, half the thickness of a floor, a ceiling or an outer wall
 WALL_MATERIALS = [tx.plaster, tx.plaster, tx.stripes, tx.bricks]
 FLOOR_MATERIALS = [tx.planks, tx.planks, tx.tiles, tx.cloth]
+# The piece, the radius of its footprint, and how far its middle is from the wall that it stands against (None: free).
 FURNITURE = [
-    furniture.cabinet, furniture.cabinet, furniture.sofa, furniture.plant, furniture.table, furniture.bed,
-    furniture.stool, furniture.lamp, furniture.crates, furniture.ball,
+    *[(furniture.cabinet, 0.5, 0.32)] * 2, (furniture.sofa, 0.75, 0.5), (furniture.plant, 0.5, None),
+    (furniture.table, 0.75, None), (furniture.bed, 0.75, 0.95), (furniture.stool, 0.5, None),
+    (furniture.lamp, 0.5, None), (furniture.crates, 0.5, None), (furniture.ball, 0.5, None),
 ]  # fmt: skip
 
 
@@ -34,7 +36,7 @@ def build(p: tx.Palette, moving: int) -> tuple[Primitives, Tensor, Lighting, tup
     _decorate(b, width, depth, far, opening)
     for z0, z1, count in ((0, depth, (6, 3)), (depth, depth + far, (3, 2))):
         for _ in range(count[0] + p.integer(count[1])):
-            _place(b, p.pick(FURNITURE), width, z0, z1)
+            _place(b, *p.pick(FURNITURE), width, z0, z1)
     rug = b.texture(tx.rug, tx.ACCENTS)
     centre = (p.uniform(0.35, 0.65) * width, -0.005, p.uniform(0.35, 0.65) * depth)
     half = (p.uniform(0.6, 1.1), 0.006, p.uniform(0.5, 0.9))
@@ -53,17 +55,12 @@ def _shell(b: Builder, width: float, depth: float, far: float, height: float) ->
     """Floors, ceilings and walls of both rooms; returns the opening between them, its left edge and its width."""
     p = b.p
 
-    def surface(materials: list, family: list) -> int:
-        return b.texture(p.pick(materials), family)
-
     ceiling = b.texture(tx.plaster, torch.tensor([0.87, 0.86, 0.84]))
-    if p.uniform() < 0.4:
-        walls = [surface(WALL_MATERIALS, tx.WALLS)] * 4
-    else:
-        walls = [surface(WALL_MATERIALS, tx.WALLS) for _ in range(4)]
+    kinds = 1 if p.uniform() < 0.4 else 4
+    walls = [b.texture(WALL_MATERIALS, tx.WALLS) for _ in range(kinds)] * (4 // kinds)
     walls[p.integer(4)] = b.texture(tx.plaster, p.colour(tx.ACCENTS) * 0.5 + 0.35)  # an accent wall
-    second = surface(WALL_MATERIALS, tx.WALLS + tx.ACCENTS)
-    floors = [surface(FLOOR_MATERIALS, tx.FLOORS) for _ in range(2)]
+    second = b.texture(WALL_MATERIALS, tx.WALLS + tx.ACCENTS)
+    floors = [b.texture(FLOOR_MATERIALS, tx.FLOORS) for _ in range(2)]
     for z0, z1, floor in ((0, depth, floors[0]), (depth, depth + far, floors[1])):
         half = (width / 2, THICK, (z1 - z0) / 2)
         b.box((width / 2, THICK, (z0 + z1) / 2), half, floor, shell=True)
@@ -97,8 +94,7 @@ def _shell(b: Builder, width: float, depth: float, far: float, height: float) ->
 
 def _contact_shadow(scene: Primitives, width: float, depth: float) -> Tensor:
     """Soft darkening (Z, X) of the floor under and around what stands on it, 5 cm a cell."""
-    z = torch.arange(0, depth, 0.05) + 0.025
-    x = torch.arange(0, width, 0.05) + 0.025
+    z, x = (torch.arange(0, edge, 0.05) + 0.025 for edge in (depth, width))
     stands = ~scene.shell & ~scene.moving & (scene.centre[:, 1] + scene.half[:, 1] > -0.45) & (scene.half[:, 1] > 0.02)
     occupied = torch.zeros(len(z), len(x))
     for (cx, _, cz), (hx, _, hz), yaw in zip(scene.centre[stands], scene.half[stands], scene.yaw[stands]):
@@ -148,13 +144,11 @@ def _decorate(b: Builder, width: float, depth: float, far: float, opening: tuple
         slab(0, hh, hw + 0.05, 0.045, 0.04, frame)
 
 
-def _place(b: Builder, piece, width: float, z0: float, z1: float) -> None:
+def _place(b: Builder, piece, radius: float, gap: float | None, width: float, z0: float, z1: float) -> None:
     """Put a piece of furniture between z0 and z1: the first of 12 random spots that is free, or none."""
     p = b.p
-    radius = 0.75 if piece in (furniture.sofa, furniture.bed, furniture.table) else 0.5
-    gap = {furniture.cabinet: 0.32, furniture.bed: 0.95}.get(piece, 0.5)  # from the wall to the middle
     for _ in range(12):
-        if piece in (furniture.cabinet, furniture.sofa, furniture.bed):  # these stand against a wall
+        if gap:
             spots = [
                 (p.uniform(0.8, width - 0.8), z0 + gap, math.pi),
                 (gap, p.uniform(z0 + 0.8, z1 - 0.8), -math.pi / 2),

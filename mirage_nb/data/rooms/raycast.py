@@ -48,13 +48,6 @@ class Primitives:
     def moving(self) -> Tensor:
         return self.motion.abs().amax(1) > 0
 
-    @property
-    def box_extent(self) -> Tensor:
-        """(P, 3) half extents of the axis-aligned bounds."""
-        c, s = self.yaw.cos().abs(), self.yaw.sin().abs()
-        hx, hy, hz = self.half.unbind(1)
-        return torch.stack([c * hx + s * hz, hy, s * hx + c * hz], 1)
-
     def distance(self, points: Tensor) -> Tensor:
         """(Q,) distance in metres from points (Q, 3) to the nearest static surface, negative inside."""
         static = ~self.moving
@@ -91,19 +84,16 @@ def _box(o: tuple, d: tuple, half: Tensor) -> Tensor:
 
 
 def _sphere(o: tuple, d: tuple, half: Tensor) -> Tensor:
-    a = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-    b = o[0] * d[0] + o[1] * d[1] + o[2] * d[2]
-    c = o[0] * o[0] + o[1] * o[1] + o[2] * o[2] - half[:, :1] ** 2
-    disc = b * b - a * c
+    a, b, c = (x[0] * y[0] + x[1] * y[1] + x[2] * y[2] for x, y in ((d, d), (o, d), (o, o)))
+    disc = b * b - a * (c - half[:, :1] ** 2)
     t = (-b - disc.clamp(min=0).sqrt()) / a
     return torch.where((disc > 0) & (t > NEAR), t, torch.inf)
 
 
 def _cylinder(o: tuple, d: tuple, half: Tensor) -> Tensor:
-    a = (d[0] * d[0] + d[2] * d[2]).clamp(min=1e-9)
-    b = o[0] * d[0] + o[2] * d[2]
-    c = o[0] * o[0] + o[2] * o[2] - half[:, :1] ** 2
-    disc = b * b - a * c
+    a, b, c = (x[0] * y[0] + x[2] * y[2] for x, y in ((d, d), (o, d), (o, o)))
+    a = a.clamp(min=1e-9)
+    disc = b * b - a * (c - half[:, :1] ** 2)
     root = disc.clamp(min=0).sqrt()
     height = half[:, 1:2]
     inverse = 1 / torch.where(d[1].abs() < 1e-9, 1e-9, d[1])
@@ -120,12 +110,11 @@ def tile_rays(cameras: Cameras) -> Tensor:
     """(N, rows, columns, TILE, TILE, S, 3) world directions of all samples, tiles padded beyond the image's edge."""
     height, width = cameras.size
     rows, columns = -(-height // TILE), -(-width // TILE)
-    device = cameras.c2w.device
+    n, device = len(cameras), cameras.c2w.device
     offsets = torch.tensor(SAMPLES, device=device)
     fx, fy, cx, cy = (p[:, None, None] for p in cameras.intrinsics.unbind(1))
     x = (torch.arange(columns * TILE, device=device)[:, None] + offsets[:, 0] - cx) / fx  # (N, W, S)
     y = (torch.arange(rows * TILE, device=device)[:, None] + offsets[:, 1] - cy) / fy
-    n = len(cameras)
     x = x.view(n, 1, columns, 1, TILE, -1).expand(-1, rows, -1, TILE, -1, -1)
     y = y.view(n, rows, 1, TILE, 1, len(SAMPLES)).expand(-1, -1, columns, -1, TILE, -1)
     rotation = cameras.c2w[:, :3, :3].view(n, 1, 1, 1, 1, 1, 3, 3)
@@ -134,13 +123,9 @@ def tile_rays(cameras: Cameras) -> Tensor:
 
 
 def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest hits of tiled rays.
+    """Nearest hits of tiled rays, from origins (K, 3) in directions (K, TILE, TILE, S, 3).
 
-    Args:
-        origins: (K, 3), one a tile. directions: (K, TILE, TILE, S, 3).
-
-    Returns:
-        z-depth (K, R), infinite where nothing is hit, and the index of the primitive (K, R).
+    Returns z-depth (K, R), infinite where nothing is hit, and the index of the primitive (K, R).
     """
     visible = _in_frustum(scene, origins, directions)
     rays = directions.flatten(1, 3)
@@ -149,12 +134,10 @@ def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
     winner = torch.zeros_like(dx, dtype=torch.long)
     for kind, intersect in _INTERSECT.items():
         members = (scene.kind == kind).nonzero()[:, 0]
-        if not len(members):
-            continue
         seen = visible[:, members]
         counts = seen.sum(1)
         order = members[seen.int().argsort(dim=1, descending=True, stable=True)]
-        for k in range(int(counts.max()) if len(counts) else 0):
+        for k in range(int(counts.max())):
             tiles = (counts > k).nonzero()[:, 0]
             which = order[tiles, k]
             yaw = scene.yaw[which][:, None]
@@ -177,7 +160,9 @@ def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tenso
     normals = torch.cat([normals, middle], 1)  # four sides and the view direction
     offset = scene.centre[None] - origins[:, None]
     distance = torch.einsum("kni,kpi->knp", normals, offset)
-    reach = torch.einsum("kni,pi->knp", normals.abs(), scene.box_extent)
+    (hx, hy, hz), c, s = scene.half.unbind(1), scene.yaw.cos().abs(), scene.yaw.sin().abs()
+    extent = torch.stack([c * hx + s * hz, hy, s * hx + c * hz], 1)  # (P, 3) of the bounds along the axes
+    reach = torch.einsum("kni,pi->knp", normals.abs(), extent)
     return (distance + reach >= 0).all(1)
 
 
@@ -191,8 +176,7 @@ class Lighting:
     floor: Tensor
 
     def to(self, device) -> Lighting:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "ambient"}
-        return replace(self, **moved)
+        return Lighting(self.sun.to(device), self.lamp.to(device), self.ambient, self.floor.to(device))
 
 
 def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, rays: Tensor, index: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
-from mirage_nb.data.rooms.augment import handheld, random_textures
 from mirage_nb.data.rooms.layout import build
 from mirage_nb.data.rooms.raycast import SAMPLES, TILE, shade, tile_rays, trace
 from mirage_nb.data.rooms.textures import Palette
@@ -27,19 +26,16 @@ class Room:
     Args:
         seed: any non-negative integer. Seeds from 900000 on are held out: no model of ours is trained on them.
         moving: number of moving bodies; by default 0 to 2, drawn from the seed.
-        augmented: random surfaces and a handheld camera; see `mirage_nb.data.rooms.augment`.
     """
 
-    def __init__(self, seed: int, *, moving: int | None = None, augmented: bool = False) -> None:
+    def __init__(self, seed: int, *, moving: int | None = None) -> None:
         if seed < 0:
             raise ValueError(f"seed: expected a non-negative integer, got {seed}")
-        self.seed, self.augmented = seed, augmented
+        self.seed = seed
         palette = Palette(torch.Generator().manual_seed(seed * 2654435761 % 2**31 + 17))
         drawn = max(0, palette.integer(5) - 2)
         parts = build(palette, drawn if moving is None else moving)
         self.scene, self.textures, self.light, (self.width, self.depth) = parts
-        if augmented:
-            self.textures = random_textures(palette, self.textures)
         self.device = torch.device("cpu")
 
     def to(self, device: str | torch.device) -> Room:
@@ -76,14 +72,12 @@ class Room:
         """Cameras along a path that keeps clear of walls and furniture.
 
         Args:
-            num_frames: T.
             path: a name that `camera_path` knows; by default a turn and a move drawn from the room's seed, at 0.7 to
-                1.6 degrees and 1 to 3 cm a frame, with a lens of 58 to 70 degrees. Starts are drawn from the seed until
-                the path fits into the room.
+                1.6 degrees and 1 to 3 cm a frame, with a lens of 58 to 70 degrees.
             size: (height, width) in pixels.
 
         Raises:
-            ValueError: the path fits from none of the 60 starts that were tried.
+            ValueError: the path fits from none of the 60 starts that are drawn from the seed.
         """
         for attempt in range(60):
             generator = torch.Generator().manual_seed(self.seed * 7919 % 2**31 + attempt)
@@ -94,11 +88,9 @@ class Room:
                 degrees, metres, fov = 0.7 + 0.9 * turn, 0.01 + 0.02 * speed, 58 + 12 * lens
             start = self.start(attempt)
             c2w = camera_path(name, num_frames, start, degrees_per_frame=degrees, metres_per_frame=metres)
-            c2w = handheld(c2w, generator) if self.augmented else c2w
             if self.blocked(c2w) is None and self._depth_ahead(c2w[num_frames // 2]).min() > 0.5:
                 return Cameras(c2w, default_intrinsics(size, fov), size)
-        where = f"from every start in room {self.seed}"
-        raise ValueError(f"path: {path!r} over {num_frames} frames runs into a wall or furniture {where}")
+        raise ValueError(f"path: {path!r} over {num_frames} frames hits something from every start in room {self.seed}")
 
     def blocked(self, c2w: Tensor) -> int | None:
         """The first frame of a path (T, 4, 4) that comes too near to a wall or to furniture, or None."""
@@ -107,20 +99,16 @@ class Room:
 
     @torch.no_grad()
     def render(self, cameras: Cameras, times: Tensor | None = None, chunk: int = 2) -> Clip:
-        """Render all cameras.
+        """Render T cameras of any size. A pixel's colour is the mean of five samples; depth and masks are its centre's.
 
         Args:
-            cameras: T cameras of any size.
             times: (T,) in frames, for the moving bodies; by default 0, 1, 2, ...
             chunk: frames rendered at once, where nothing moves.
-
-        Returns:
-            A `Clip`: the colour of a pixel is the mean of five samples; depth and masks are those of its centre.
         """
         times = torch.arange(len(cameras)) if times is None else torch.as_tensor(times)
         chunk = 1 if self.scene.moving.any() else chunk
         starts = range(0, len(cameras), chunk)
-        parts = [self._render(cameras[list(range(len(cameras)))[i : i + chunk]], float(times[i])) for i in starts]
+        parts = [self._render(cameras[i : i + chunk], float(times[i])) for i in starts]
         frames, depth, moving, sky = (torch.cat(x) for x in zip(*parts))
         return Clip(frames, depth, cameras, moving, sky)
 

@@ -1,8 +1,9 @@
 """Procedural materials, baked once per room into small pictures.
 
-Every material is a function of a palette and a base colour; it returns an albedo picture (S, S, 3) in [0, 1]. The
-details are coarse on purpose: a latent cell is 8 pixels wide, and no memory can keep what aliases in the picture.
-The order of the random draws is part of a room's seed: another order is another room.
+Every material is a function of a palette and a base colour; it returns an albedo picture (S, S, 3) in [0, 1]. Those up
+to `bricks` are repeated at a physical scale, the others are pictures of a whole face. The details are coarse on
+purpose: a latent cell is 8 pixels wide, and no memory can keep what aliases in the picture. The order of the random
+draws is part of a room's seed: another order is another room.
 """
 
 from __future__ import annotations
@@ -65,11 +66,18 @@ def _edge_distance(v: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
 
 
-# Materials that are repeated at a physical scale.
+def _mottled(*layers: tuple[float, int, int]):
+    """A material whose brightness varies smoothly. Layers: strength, and the noise's knots along both axes."""
+
+    def material(p: Palette, base: Tensor) -> Tensor:
+        return base * sum((strength * p.noise(*knots) for strength, *knots in layers), 1)[..., None]
+
+    return material
 
 
-def plaster(p: Palette, base: Tensor) -> Tensor:
-    return base * (1 + 0.035 * p.noise(5, 5) + 0.02 * p.noise(17, 17))[..., None]
+plaster = _mottled((0.035, 5, 5), (0.02, 17, 17))
+wood = _mottled((0.07, 14, 4), (0.04, 5, 5))
+cloth = _mottled((0.04, 12, 12), (0.04, 5, 5))
 
 
 def stripes(p: Palette, base: Tensor) -> Tensor:
@@ -106,17 +114,6 @@ def tiles(p: Palette, base: Tensor) -> Tensor:
 
 def bricks(p: Palette, base: Tensor) -> Tensor:
     return _bonded(p, base, 52.0, 22.0, 0.5, 0.06, 4.0) * (1 + 0.02 * p.noise(17, 17))[..., None]
-
-
-def wood(p: Palette, base: Tensor) -> Tensor:
-    return base * (1 + 0.07 * p.noise(14, 4) + 0.04 * p.noise(5, 5))[..., None]
-
-
-def cloth(p: Palette, base: Tensor) -> Tensor:
-    return base * (1 + 0.04 * p.noise(12, 12) + 0.04 * p.noise(5, 5))[..., None]
-
-
-# Pictures of a whole face: their coordinates are normalised to it.
 
 
 def poster(p: Palette, base: Tensor) -> Tensor:

@@ -17,17 +17,16 @@ def look(room: Room, size=(48, 64), frames: int = 1) -> Cameras:
 # The held-out rooms are the benchmark, so a seed must never make another room. Position and focal length of the last of
 # nine cameras; of its picture two pixels' colour and depth; and the mean of all colours.
 ROOMS = {
-    (900000, False): ([1.4363, -1.4730, 2.3865], 53.862, [[92, 86, 71], [70, 75, 78]], [6.513, 5.141], 86.77),
-    (900007, False): ([2.4959, -1.2946, 4.1497], 55.811, [[137, 124, 108], [126, 114, 99]], [2.391, 2.788], 114.95),
-    (12, False): ([3.7626, -1.3941, 1.5726], 55.638, [[102, 110, 107], [32, 54, 32]], [3.588, 3.240], 93.08),
-    (300000, True): ([2.6792, -1.2869, 2.4210], 52.442, [[55, 59, 55], [94, 138, 94]], [0.926, 2.262], 114.25),
+    900000: ([1.4363, -1.4730, 2.3865], 53.862, [[92, 86, 71], [70, 75, 78]], [6.513, 5.141], 86.77),
+    900007: ([2.4959, -1.2946, 4.1497], 55.811, [[137, 124, 108], [126, 114, 99]], [2.391, 2.788], 114.95),
+    12: ([3.7626, -1.3941, 1.5726], 55.638, [[102, 110, 107], [32, 54, 32]], [3.588, 3.240], 93.08),
 }
 
 
-@pytest.mark.parametrize("seed, augmented", ROOMS)
-def test_a_seed_makes_the_room_that_it_always_made(seed, augmented):
-    position, focal, colours, depths, mean = ROOMS[seed, augmented]
-    room = Room(seed, augmented=augmented)
+@pytest.mark.parametrize("seed", ROOMS)
+def test_a_seed_makes_the_room_that_it_always_made(seed):
+    position, focal, colours, depths, mean = ROOMS[seed]
+    room = Room(seed)
     cameras = room.walk(9, size=(48, 64))
     clip = room.render(cameras[[0, 8]])
     torch.testing.assert_close(cameras.centers[8], torch.tensor(position), atol=1e-3, rtol=0)
@@ -102,4 +101,4 @@ def test_a_path_through_the_wall_is_found():
     frame = room.blocked(path)
     assert frame is not None and path[frame, 2, 3] < CLEARANCE + 0.05
     with pytest.raises(ValueError, match="path"):
-        room.walk(2000, path="push_in")
+        room.walk(600, path="push_in")
