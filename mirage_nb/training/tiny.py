@@ -31,7 +31,7 @@ class Schedule:
     transformer: int = 18000
 
 
-QUICK = Schedule(rooms=2, frames=7, vae=2, depth=2, transformer=4)  # a dry run of everything in less than a minute
+QUICK = Schedule(rooms=1, frames=7, vae=1, depth=1, transformer=2)  # a dry run of everything in less than a minute
 
 
 def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
