@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -68,20 +70,22 @@ def fit(
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
     objective = accelerator.prepare(Objective(model, batch_loss))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    average = {name: p.detach().clone() for name, p in trained.items()}
+    average = EMAModel(trained.values(), decay=ema, foreach=True)
     optimizer = torch.optim.Adam(trained.values(), lr=lr, betas=(0.9, 0.98), fused=True)
-    tensors = {}  # all that a checkpoint holds, by name; Adam's own state is made here, so that it can be filled
-    for name, p in trained.items():
+    # All that a checkpoint holds, by name: accelerate's own would be pickled. Adam's state is made here, to be filled.
+    tensors, first = {}, 0
+    for (name, p), shadow in zip(trained.items(), average.shadow_params):
         moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         optimizer.state[p] = moments | {"step": torch.zeros((), device=p.device)}
-        parts = {"weight": p.detach(), "average": average[name], **optimizer.state[p]}
+        parts = {"weight": p.detach(), "average": shadow, **optimizer.state[p]}
         tensors |= {f"{part}/{name}": tensor for part, tensor in parts.items()}
-    first = 0
     if checkpoint.exists():
         stored, settings = load_tensors(checkpoint, FORMAT, tuple(tensors))
-        first = settings["step"]
+        first = average.optimization_step = settings["step"]
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
+    optimizer.param_groups[0]["initial_lr"] = lr
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps, last_epoch=first - 1)
     rows = [row for row in read_log(log) if row["step"] < first]
     saved, smooth, main = time.monotonic(), rows[-1]["smooth"] if rows else None, state.is_main_process
     for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None if main else True):
@@ -93,11 +97,10 @@ def fit(
             raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint in {folder} is good")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trained.values(), 1.0)
-        optimizer.param_groups[0]["lr"] = lr * _schedule(step, steps, warmup)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
-        for name, p in trained.items():  # early on the average forgets faster
-            average[name].lerp_(p.detach(), 1 - min(ema, (1 + step) / (10 + step)))
+        average.step(trained.values())
         smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
         due = time.monotonic() - saved > 60 * checkpoint_minutes or step + 1 == steps
         if main and (due or step % log_every == 0):
@@ -109,16 +112,8 @@ def fit(
             if on_log:
                 on_log(rows)
     state.wait_for_everyone()
-    for name, p in trained.items():
-        p.data.copy_(average[name])
+    average.copy_to(trained.values())
     return model
-
-
-def _schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the highest learning rate: up in a line, then down by a cosine."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def read_log(path: Path) -> list[dict]:

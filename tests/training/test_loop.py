@@ -56,12 +56,13 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
 
 def test_it_learns_and_the_weights_are_averaged(tmp_path):
-    last, average = (
-        fit(line(), quadratic, folder=tmp_path / str(ema), ema=ema, steps=200, lr=5e-2, warmup=1) for ema in (0.0, 0.99)
-    )
+    last = fit(line(), quadratic, folder=tmp_path / "last", steps=200, lr=5e-2, warmup=1)
     assert (last.weight - 1).abs().max() < 0.1, "the mean of a sum has weight 1"
-    assert not torch.allclose(last.weight, average.weight, atol=1e-4)
-    assert (average.weight - line().weight).norm() < (last.weight - line().weight).norm()
+    last, average = (
+        fit(line(), quadratic, folder=tmp_path / str(ema), ema=ema, steps=20, lr=1e-2, warmup=1) for ema in (0.0, 0.99)
+    )
+    moved = [(model.weight - line().weight).norm().item() for model in (last, average)]
+    assert 0.05 < moved[1] < 0.9 * moved[0], "the average lags behind"
 
 
 def test_the_rate_rises_and_falls(tmp_path):
