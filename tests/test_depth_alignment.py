@@ -60,6 +60,22 @@ def test_metric_depth_gets_a_scale_and_the_report_says_how_well_it_fits():
     assert torch.equal(nothing, truth) and fits[0].overlap == 0 and fit_report(fits) == {"frames": 1, "fitted": 0}
 
 
+@pytest.mark.parametrize(("cells", "fitted"), [(3, False), (6, True)])
+def test_a_few_cells_say_nothing_about_scale(cells, fitted):
+    truth, seen = known(), torch.zeros(1, 12, 16, dtype=torch.bool)
+    seen[0, 5, :cells] = True  # of 192
+    _, fits = align_depth(truth * 2, truth, seen)
+    assert (fits[0].scale, fits[0].overlap > 0) == ((0.5, True) if fitted else (1.0, False))
+
+
+def test_far_away_is_not_yet_the_sky():
+    far = torch.tensor([20.0, 500.0, 3000.0]).repeat_interleave(4).expand(1, 8, 12)
+    nothing = torch.zeros(1, 8, 12)
+    aligned, _ = align_depth(1 / far, nothing, nothing.bool(), True, before=Fit(1.0, 0.0, 0.5, 0.0))
+    torch.testing.assert_close(aligned[..., :8], far[..., :8])
+    assert not aligned[..., 8:].any()
+
+
 def test_frames_without_overlap_take_the_last_fit_and_sky_stays_unknown():
     truth, nothing = known(), torch.zeros(1, 12, 16)
     estimate = 1 / truth

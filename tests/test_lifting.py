@@ -114,6 +114,7 @@ GOOD = {"latents": torch.zeros(1, 4, 4, 6), "depth": torch.ones(1, 32, 48), "mas
         ({"depth": torch.full((1, 32, 48), torch.nan)}, "depth: no value is known"),
         ({"depth": torch.zeros(1, 32, 48)}, "depth: no value is known"),
         ({"depth": torch.full((1, 32, 48), 2300.0)}, "depth: the median is 2300 m.*millimetres"),
+        ({"depth": torch.full((1, 32, 48), 400.0)}, "depth: the median is 400 m.*millimetres"),
         ({"mask": torch.ones(1, 32, 48)}, "mask: expected bool"),
         ({"mask": torch.ones(1, 8, 8, dtype=torch.bool)}, "mask: expected"),
     ],

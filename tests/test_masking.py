@@ -280,3 +280,16 @@ def test_how_far_in_front_a_surface_must_stand_to_count_as_new(nearer, moves):
     past.depth[3], past.nearest[3] = 8.0 - past.depth[3], 8.0 - past.nearest[3]  # now it stands as far behind
     found, gone = find_moving(past, memory.read(views[3]), 8.0 - depth[3:])
     assert not found.any() and (len(gone) > 0) == moves
+
+
+@pytest.mark.parametrize(("views", "goes"), [(3, False), (5, True)])
+def test_how_many_new_frames_must_look_through_a_token(views, goes):
+    """Of eight new frames, whose depth may err."""
+    cameras, latents = camera(*[pose()] * 9), torch.zeros(9, CHANNELS, *CELLS)
+    depth = torch.full((9, 64, 96), 2.0)
+    depth[1 : 1 + views] = 4.0
+    memory, past = LatentGrid(stride=STRIDE), Past()
+    memory.write(latents[:1], depth[:1], cameras[0])
+    past.add(latents, depth, cameras)
+    _, gone = find_moving(past, memory.read(cameras[1:]), depth[1:])
+    assert len(gone) == (len(memory) if goes else 0)
