@@ -39,7 +39,8 @@ def rooms(
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
     with one_line():
         from mirage_nb.evaluation.rooms import best_median_worst, evaluate_rooms
-        from mirage_nb.viz.video import contact_sheet, stack_sheets, write_png
+        from mirage_nb.viz.space import board
+        from mirage_nb.viz.video import contact_sheet, write_png
 
         names, pipe = _names(memory), load_pipeline(model)
         with _progress() as progress:
@@ -50,8 +51,8 @@ def rooms(
         _save(out / "report.json", report)
         (out / "rooms").mkdir(exist_ok=True)
         chosen = best_median_worst(report, names[0])
-        sheets = [contact_sheet(videos[seed], title=f"{rank} room, {seed}") for rank, seed in chosen.items()]
-        write_png(out / "contact.png", stack_sheets(sheets))
+        sheets = {f"{rank} room, {seed}": contact_sheet(videos[seed]) for rank, seed in chosen.items()}
+        write_png(out / "contact.png", board(sheets, columns=1))
         for seed, rows in videos.items():
             write_png(out / "rooms" / f"{seed}.png", contact_sheet(rows, title=f"room {seed}"))
         _print_table(report)

@@ -14,19 +14,13 @@ _NAMES_OF = {
     "colours": (
         "heat", "holes", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
     ),
-    "figures": (
-        "channel_sheet", "level_picture", "lines", "pictures", "segment_bars",
-        "segment_sheet",
-    ),
+    "figures": ("lines", "pictures", "segment_bars", "segment_sheet"),
     "notebook": ("check", "record"),
-    "space": (
-        "board", "cloud_view", "plan_view", "show_cloud",
-    ),
+    "space": ("board", "cloud_view", "plan_view", "show_cloud"),
     "training": ("bars", "decoded", "film", "loss_curve"),
     "video": ("contact_sheet", "show_videos", "side_by_side", "write_mp4", "write_png"),
     "widgets.compare": ("compare",),
     "widgets.live": ("live",),
-    "widgets.memory_viewer": ("MemoryViewer",),
     "widgets.path_editor": ("PathEditor",),
     "widgets.steps": ("measure_steps", "steps_curve"),
     "widgets.walk": ("Walk",),

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, font, small, tile_of, title_of
 from mirage_nb.viz.colours import heat, holes, tinted
-from mirage_nb.viz.space import LEVEL_COLOURS
 
 OTHER_CURVES = ("#0072b2", "#cc79a7", "#56b4e9", "#e69f00", "#7b8494")  # of names that are not in COLOURS
 
@@ -69,37 +68,6 @@ def lines(
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color=QUIET, alpha=0.25)
     axis.legend(frameon=False, labelcolor="linecolor", fontsize=9)
-    return drawn(figure)
-
-
-def channel_sheet(latent: Tensor, columns: int = 8) -> Image.Image:
-    """The channels of one latent frame (C, h, w), each a picture on one scale: blue below 0, red above."""
-    values = latent.detach().float().cpu().numpy()
-    rows, reach = -(-len(values) // columns), float(np.abs(values).max())
-    figure = Figure(figsize=(columns * 1.05, rows * 1.25), layout="constrained")
-    for index, axis in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axis.set_axis_off()
-        if index < len(values):
-            axis.imshow(values[index], cmap="RdBu_r", vmin=-reach, vmax=reach)
-            axis.set_title(f"channel {index}", fontsize=8, color=INK)
-    return drawn(figure)
-
-
-def level_picture(distance: Tensor, footprints: Tensor, level: Tensor, voxel_size: float) -> Image.Image:
-    """Tokens by their distance (P,) and footprint (P,), metres, coloured by level (P,), and each level's share."""
-    figure = Figure(figsize=(8.4, 2.9), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
-    for number in sorted(set(level.tolist())):
-        mine, colour = level == number, np.array(LEVEL_COLOURS[number]) / 255
-        label = f"level {number}: {100 * voxel_size * 2.0**number:.1f} cm"
-        left.scatter(distance[mine], 100 * footprints[mine], color=colour, s=10, linewidths=0, label=label)
-        right.bar(str(number), int(mine.sum()), color=colour)
-    left.set(xlabel="depth at which it was written (m)", ylabel="footprint (cm)")
-    left.legend(frameon=False, fontsize=9, title="voxel's edge", title_fontsize=9)
-    right.set(xlabel="level", ylabel="tokens")
-    for axis in (left, right):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.label.set_color(INK)
     return drawn(figure)
 
 

@@ -16,12 +16,10 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.rooms.room import view
 from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, font, tile_of, title_of
-from mirage_nb.viz.colours import VIRIDIS
 
 FRUSTUM = 0.35  # metres from a drawn camera to its image plane
 MOST_POINTS = 20_000  # more points make a page slow and large
 EDGE = 8  # pixels between a plan and the picture's border
-LEVEL_COLOURS = {level: tuple(VIRIDIS[min(max(25 + 70 * (level + 1), 0), 255)].tolist()) for level in range(-8, 8)}
 
 
 def board(
@@ -166,74 +164,47 @@ def plan_view(
     return plan.image
 
 
-def memory_picture(positions: Tensor, colours: Tensor, cameras: Cameras, note: str = "") -> Image.Image:
-    """A memory as a still picture: from behind the first camera, and from above, with a line below."""
-    views = cameras[_drawn_views(cameras)]
-    bounds = _bounds(torch.cat([positions.cpu(), cameras.centers.cpu()]))
-    from_above = plan_view(positions, colours, bounds, 300, cameras, 0)
-    side = cloud_view(positions, colours, 20, 25, (420, from_above.height), views)
-    return board({"from behind the first camera": side, "from above": from_above}, note=note)
-
-
-def memory_cloud(positions: Tensor, colours: Tensor, cameras: Cameras, label: str):
-    """The memory as a plotly figure to be turned with the mouse: its tokens, the path, and some of its views.
-
-    Args:
-        positions: (P, 3) metres. colours: (P, 3) uint8, see `token_colours`. cameras: T of the path.
-        label: of the tokens, in the legend.
-    """
-    import plotly.graph_objects as go
-
-    def scatter(points, **options):
-        x, y, z = np.asarray(points, dtype=np.float32).reshape(-1, 3).T
-        return go.Scatter3d(x=x, y=y, z=z, **options)
-
-    marker, blue = {"size": 3, "color": plotly_colours(colours)}, {"color": COLOURS["camera"]}
-    line = {"mode": "lines", "hoverinfo": "skip"}
-    views = np.concatenate([frustum(cameras[i]) for i in _drawn_views(cameras)])
-    traces = [
-        scatter(positions.cpu(), mode="markers", name=label, marker=marker, hoverinfo="none"),
-        scatter(cameras.centers.cpu(), name="the camera's path", line=blue | {"width": 5}, **line),
-        scatter(views, name="views", line=blue | {"width": 2}, **line),
-    ]
-    x, _, z = (-1.3 * cameras.c2w[0, :3, 2]).tolist()  # look from behind the first camera, a little from above
-    hidden = {"visible": False}
-    scene = {
-        "xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data",
-        "camera": {"up": {"x": 0, "y": -1, "z": 0}, "eye": {"x": x, "y": -0.7, "z": z}},  # y points down
-    }  # fmt: skip
-    edge = {"l": 0, "r": 0, "t": 0, "b": 0}
-    return go.Figure(traces, {"scene": scene, "height": 470, "margin": edge, "legend": {"orientation": "h"}})
-
-
-def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras) -> None:
+def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras, hover: Sequence[str] = ()) -> None:
     """Show the memory twice: to be turned with the mouse, and as a still picture.
 
     JupyterLab draws the first with plotly's own extension, offline; a page made of the notebook fetches plotly.js.
 
     Args:
         positions: (P, 3) metres. colours: (P, 3) uint8, see `token_colours`. cameras: T of the path.
+        hover: what the mouse shows of each of the P tokens.
     """
+    import plotly.graph_objects as go
     from IPython.display import display
 
     if len(colours) != len(positions):
         raise ValueError(f"colours: expected one for each of the {len(positions)} positions, got {len(colours)}")
-    rows, label = thinned(len(positions))
-    figure = memory_cloud(positions[rows], colours[rows], cameras, label)
+    step = -(-len(positions) // MOST_POINTS) or 1
+    label = f"{len(positions):,} tokens" + f", one in {step} is drawn" * (step > 1)
+    points, shades, words = positions[::step].cpu(), colours[::step].cpu(), list(hover[::step])
+    views = [cameras[i] for i in sorted({0, len(cameras) // 2})]  # the first, and where a walk there and back turns
+
+    def scatter(xyz, **options):
+        x, y, z = np.asarray(xyz, dtype=np.float32).reshape(-1, 3).T
+        return go.Scatter3d(x=x, y=y, z=z, **options)
+
+    blue, line = {"color": COLOURS["camera"]}, {"mode": "lines", "hoverinfo": "skip"}
+    marker = {"size": 3, "color": [f"rgb({r},{g},{b})" for r, g, b in shades.tolist()]}
+    traces = [
+        scatter(points, mode="markers", name=label, marker=marker, text=words, hoverinfo="text" if words else "none"),
+        scatter(cameras.centers.cpu(), name="the camera's path", line=blue | {"width": 5}, **line),
+        scatter(np.concatenate([frustum(view) for view in views]), name="views", line=blue | {"width": 2}, **line),
+    ]
+    x, _, z = (-1.3 * cameras.c2w[0, :3, 2]).tolist()  # look from behind the first camera, a little from above
+    eye = {"up": {"x": 0, "y": -1, "z": 0}, "eye": {"x": x, "y": -0.7, "z": z}}  # y points down
+    scene = {f"{axis}axis": {"visible": False} for axis in "xyz"} | {"aspectmode": "data", "camera": eye}
+    margin = {"l": 0, "r": 0, "t": 0, "b": 0}
+    figure = go.Figure(traces, {"scene": scene, "height": 470, "margin": margin, "legend": {"orientation": "h"}})
     page = figure.to_html(full_html=False, include_plotlyjs="cdn")
     display({"application/vnd.plotly.v1+json": figure.to_plotly_json() | {"config": {}}, "text/html": page}, raw=True)
-    display(memory_picture(positions, colours, cameras, label))
 
-
-def thinned(count: int) -> tuple[slice, str]:
-    """Which of `count` tokens are drawn, at most MOST_POINTS, evenly taken in the order of writing; and the words."""
-    step = -(-count // MOST_POINTS) or 1
-    return slice(None, None, step), f"{count:,} tokens" + f", one in {step} is drawn" * (step > 1)
-
-
-def plotly_colours(colours: Tensor) -> list[str]:
-    """Colours (P, 3) uint8 in plotly's words."""
-    return [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()]
+    above = plan_view(points, shades, _bounds(torch.cat([points, cameras.centers.cpu()])), 300, cameras, 0)
+    side = cloud_view(points, shades, 20, 25, (420, above.height), Cameras.cat(views))
+    display(board({"from behind the first camera": side, "from above": above}, note=label))
 
 
 def frustum(camera: Cameras) -> np.ndarray:
@@ -260,11 +231,6 @@ def _looking_at(box: Tensor, yaw: float, pitch: float, size: tuple[int, int]) ->
     focal = ((page - 20) / (high - low).clamp(min=1e-6)).min()  # 10 pixels of border
     centre = page / 2 - focal * (low + high) / 2
     return Cameras(c2w, torch.stack([focal, focal, *centre]), size[::-1])
-
-
-def _drawn_views(cameras: Cameras) -> list[int]:
-    """The first view and the one in the middle of the path, where a walk there and back turns."""
-    return sorted({0, len(cameras) // 2})
 
 
 def _bounds(points: Tensor, margin: float = 0.3) -> Tensor:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mirage_nb.memory.io import write_aside
-from mirage_nb.viz.base import PAPER
+from mirage_nb.viz.base import small
 from mirage_nb.viz.figures import table
 from mirage_nb.viz.space import board
 
@@ -103,14 +103,6 @@ def contact_sheet(
     return table({name: frames[chosen] for name, frames in videos.items()}, numbers, tile, title)
 
 
-def stack_sheets(sheets: list[Image.Image]) -> Image.Image:
-    """Pictures one below the other."""
-    page = Image.new("RGB", (max(s.width for s in sheets), sum(s.height + 8 for s in sheets) - 8), PAPER)
-    for i, sheet in enumerate(sheets):
-        page.paste(sheet, (0, sum(s.height + 8 for s in sheets[:i])))
-    return page
-
-
 def side_by_side(videos: Mapping[str, Tensor | np.ndarray], min_side: int = 256) -> np.ndarray:
     """One video (T, H', W', 3) of several, next to each other under their names: they cannot get out of step."""
     videos = {name: enlarge(frames, min_side) for name, frames in _of_one_shape(videos).items()}
@@ -122,10 +114,10 @@ def show_videos(videos: Mapping[str, Tensor | np.ndarray], fps: int = 12, column
     """Show videos in step: a player, and below it a strip of frames for pages that play no video."""
     from IPython.display import HTML, display
 
-    data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=23)).decode()
+    data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=26)).decode()
     source = f'src="data:video/mp4;base64,{data}"'
     display(HTML(f'<video controls autoplay loop muted playsinline style="max-width:100%" {source}></video>'))
-    display(contact_sheet(videos, columns, tile=104))
+    display(small(contact_sheet(videos, columns, tile=104)))
 
 
 def _of_one_shape(videos: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,7 +10,6 @@ from scenes import camera, pose
 
 from mirage_nb import viz
 from mirage_nb.viz.base import COLOURS
-from mirage_nb.viz.space import MOST_POINTS, thinned
 
 RED = torch.tensor([[250, 10, 20]], dtype=torch.uint8)
 BLUE = torch.tensor([[20, 30, 250]], dtype=torch.uint8)
@@ -85,17 +84,16 @@ def test_a_plan_rings_the_marked_tokens_only():
     assert np.abs(where(page, COLOURS["picked"]).mean(0) - where(page, BLUE).mean(0)).max() < 1.5
 
 
-def test_many_tokens_are_thinned_evenly_and_it_says_so():
-    rows, label = thinned(2 * MOST_POINTS + 1)
-    assert range(2 * MOST_POINTS + 1)[rows] == range(0, 2 * MOST_POINTS + 1, 3) and "one in 3" in label
-    assert thinned(MOST_POINTS) == (slice(None, None, 1), f"{MOST_POINTS:,} tokens")
-
-
 def test_a_cloud_is_shown_to_be_turned_and_as_a_still_picture(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
     cameras = camera(pose(), pose((0.3, 0.0, 0.2)))
+    viz.show_cloud(torch.rand(9, 3), RED.repeat(9, 1), cameras, [f"token {i}" for i in range(9)])
+    tokens = shown[0]["application/vnd.plotly.v1+json"]["data"][0]
+    assert tokens["text"][8] == "token 8" and tokens["marker"]["color"][8] == "rgb(250,10,20)"
+    assert len(where(shown[1], RED)) > 50
+    monkeypatch.setattr("mirage_nb.viz.space.MOST_POINTS", 4)  # of 9 tokens one in 3
     viz.show_cloud(torch.rand(9, 3), RED.repeat(9, 1), cameras)
-    assert "application/vnd.plotly.v1+json" in shown[0] and len(where(shown[1], RED)) > 50
+    assert len(shown[2]["application/vnd.plotly.v1+json"]["data"][0]["marker"]["color"]) == 3
     with pytest.raises(ValueError, match="^colours:"):
         viz.show_cloud(torch.rand(9, 3), RED, cameras)

@@ -45,7 +45,6 @@ CELLS = [
     PIPE,
     "from PIL import Image\nviz.live(lambda shade: Image.new('RGB', (200, 80), (shade, 0, 0)), shade=(0, 200, 50))",
     "walk = viz.Walk(pipe, room)\nwalk.press('left')\nwalk",
-    "viz.MemoryViewer(walk.memory, walk.cameras, walk.frames)",
     "viz.PathEditor(room, walk.memory)",
 ]
 # Of an <img>: the bytes it shows. Their address changes even when the picture does not.
@@ -227,20 +226,6 @@ def test_an_arrow_key_walks_and_undo_takes_it_back(page) -> None:
     status.get_by_text(f"{image.get_attribute('data-frames')} frames").wait_for()
     page.locator(".mirage-walk button.mirage-walk-undo").click()
     until(page, "([image, n]) => Number(image.dataset.frames) === n", [image.element_handle(), frames])
-
-
-def test_the_memory_is_drawn_and_coloured(page) -> None:
-    viewer = page.locator(".mirage-memory-viewer")
-    viewer.scroll_into_view_if_needed()
-    plot = viewer.locator(".js-plotly-plot")
-    plot.locator(".main-svg").first.wait_for()
-    colours = "plot => JSON.stringify(plot.data.map(trace => trace.marker && trace.marker.color))"
-    before = plot.evaluate(colours)
-    assert plot.evaluate("plot => plot.data[0].x.length") > 100
-    choice = viewer.locator(".mirage-memory-viewer-colour select")
-    choice.focus()
-    choice.select_option("time written")
-    until(page, f"([plot, before]) => ({colours})(plot) !== before", [plot.element_handle(), before])
 
 
 def test_a_key_camera_is_chosen_after_adding_moves_and_moved(page) -> None:
