@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from micro import build_micro
 from PIL import Image
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
 from mirage_nb.memory.grid import LatentGrid
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"

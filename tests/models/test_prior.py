@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 from torch import nn
 
 from mirage_nb.models.control import control_channels
-from mirage_nb.models.presets import build_micro
 from mirage_nb.models.prior import MIN_DEVIATION, MemoryPrior, prior_velocity, surprise
 
 CHANNELS = 4

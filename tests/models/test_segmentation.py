@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from micro import build_micro
 from PIL import Image
 from transformers import pipeline
 
-from mirage_nb.models.presets import build_micro
 from mirage_nb.models.segmentation import TransformersSegmentation, class_names
 from mirage_nb.pipeline import MiragePipeline
 
