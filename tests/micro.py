@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mirage_nb.models.control import control_channels
+from mirage_nb.models.control import EXTRA_CHANNELS
 from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.presets import build_scheduler
 from mirage_nb.models.transformer import MirageTransformer3DModel
@@ -12,7 +12,7 @@ from mirage_nb.models.vae import build_vae
 
 MICRO_TRANSFORMER = dict(
     num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=None, freq_dim=16, ffn_dim=32,
-    num_layers=2, vace_layers=(0,), vace_in_channels=control_channels(4), memory_layout="mirage",
+    num_layers=2, vace_layers=(0,), vace_in_channels=4 + EXTRA_CHANNELS, memory_layout="mirage",
     segment_latent_frames=3,
 )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Weights of the paper's released code: the memory branch and the LoRA, safetensors in DiffSynth's names.
 
-Prefixes that trainers leave (`pipe.`, `dit.`, `vace.`) and an adapter's name (`lora_A.default`) are removed. Names that
-are ours already stay unchanged.
+Prefixes that trainers leave and an adapter's name (`lora_A.default`) are removed. Our own names stay unchanged.
 """
 
 from __future__ import annotations

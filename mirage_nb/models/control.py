@@ -8,10 +8,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.reprojection import Readout
 
-
-def control_channels(latent_channels: int) -> int:
-    """Channels of the layout `mirage`: the latents' own, visibility, offset x and y, log depth, six of rays."""
-    return latent_channels + 10
+EXTRA_CHANNELS = 10  # of layout `mirage`, in addition to the latents': visibility, offset (2), log depth, rays (6)
 
 
 def memory_control(

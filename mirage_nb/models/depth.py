@@ -1,7 +1,4 @@
-"""A small network that predicts the z-depth of a frame, for the bundled model.
-
-It sees the colour of every pixel and the ray through it, so it can learn geometry for any lens.
-"""
+"""The bundled model's depth network: of the colour of every pixel and the ray through it, so it fits any lens."""
 
 from __future__ import annotations
 
@@ -28,12 +25,9 @@ class Residual(nn.Module):
 
 
 class MirageDepthModel(ModelMixin, ConfigMixin):
-    """A convolutional U-Net with two layers of attention at its coarsest level.
+    """A convolutional U-Net with layers of attention at its coarsest level.
 
-    Args:
-        widths: channels at 1/4, 1/8 and 1/16 of the image's size.
-        blocks: residual blocks of a level.
-        attention_layers: transformer layers at 1/16.
+    `widths` are its channels at 1/4, 1/8 and 1/16 of the image's size, with so many residual `blocks` each.
     """
 
     relative = False  # it predicts metres

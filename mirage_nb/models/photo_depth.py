@@ -23,8 +23,7 @@ def load_pretrained(argument: str, kind: str, name: str, *autos):
         autos: names of transformers' auto classes, tried in this order.
 
     Raises:
-        FileNotFoundError: it is not there, or the hub can't be reached.
-        ValueError: it is another kind of model.
+        FileNotFoundError, ValueError: it is not there, or another kind of model.
     """
     for auto in autos:
         try:
@@ -56,18 +55,17 @@ class TransformersDepth(ModelMixin, ConfigMixin):
     def from_transformers(cls, name: str = DEPTH_ANYTHING) -> TransformersDepth:
         """Load a depth model by its name on the hub, or from a folder; see `load_pretrained` for its errors."""
         model, processor = load_pretrained("depth", "depth model", str(name), "AutoModelForDepthEstimation")
+        settings = processor.to_dict() | {"image_processor_type": type(processor).__name__}
         with torch.device("meta"):
-            estimator = cls(
-                model.config.to_dict(), processor.to_dict() | {"image_processor_type": type(processor).__name__}
-            )
+            estimator = cls(model.config.to_dict(), settings)
         estimator.model = model
         return estimator.eval()
 
     @property
     def relative(self) -> bool:
         """Whether predictions are inverse depth, without scale and shift."""
-        config = self.config.model_config
-        return config.get("depth_estimation_type") != "metric" and config["model_type"] not in METRIC
+        by_family = "metric" if self.config.model_config["model_type"] in METRIC else "relative"
+        return (self.config.model_config.get("depth_estimation_type") or by_family) != "metric"
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The model's own prediction (N, H, W) for pixels (N, 3, H, W) in [-1, 1]."""
@@ -79,10 +77,7 @@ class TransformersDepth(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def predict(self, pixels: Tensor, intrinsics: Tensor) -> Tensor:
-        """Depth (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1], frame by frame; 0 = unknown.
-
-        Metres for a metric model, inverse depth if `relative`. These models see no `intrinsics` (N, 4).
-        """
+        """Depth (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1], 0 = unknown; these models see no intrinsics."""
         with torch.autocast(pixels.device.type, enabled=False):
             depth = torch.cat([self(frame) for frame in pixels.float().split(1)])
         return torch.where(depth.isfinite() & (depth > 0), depth, 0.0)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from mirage_nb.models.control import control_channels
+from mirage_nb.models.control import EXTRA_CHANNELS
 from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.vae import build_vae
 
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,
-    ffn_dim=1024, num_layers=6, vace_layers=(0, 2, 4), vace_in_channels=control_channels(16), memory_layout="mirage",
+    ffn_dim=1024, num_layers=6, vace_layers=(0, 2, 4), vace_in_channels=16 + EXTRA_CHANNELS, memory_layout="mirage",
     prior_width=96, segment_latent_frames=5,
 )  # fmt: skip
 

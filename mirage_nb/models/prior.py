@@ -1,9 +1,8 @@
 """The learnt prior: what the memory alone says about the latents, so that the transformer learns only the rest.
 
-A latent describes its own cell of 8 x 8 pixels. Seen from another camera its token lands between cells, where the VAE
-would give another latent: a quarter of a cell off, the squared error is 0.35 of the latents' variance. A small
-convolutional network sees a cell, its neighbours, and where each token landed. It resamples the latents, and says how
-sure it is. Only the transformer's forward uses it.
+A latent describes its own cell. Seen from another camera its token lands between cells, where the VAE would give
+another one: a quarter of a cell off, the squared error is 0.35 of the latents' variance. A small network sees a cell,
+its neighbours, and where each token landed. It resamples the latents, and says how sure it is.
 """
 
 from __future__ import annotations

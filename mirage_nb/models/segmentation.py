@@ -27,7 +27,6 @@ class TransformersSegmentation:
     """A `transformers` model for universal or semantic segmentation, as the pipeline's `mask_estimator`.
 
     Args:
-        model, processor: of transformers.
         masked: names of the classes to mask; by default the sky and those of `MOVING`, where the model knows them.
         name: of the model, for the record of a run.
 

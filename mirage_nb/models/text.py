@@ -49,12 +49,8 @@ def guided(pipe, negative_prompt: str | None, scale: float) -> SimpleNamespace:
 
 
 class GuidedTransformer:
-    """A transformer with classifier-free guidance, called as the transformer is. It costs two calls of that.
-
-    Args:
-        negative_embeds: (1, L, text_dim) embeddings of the negative prompt.
-        scale: how far the prediction moves away from that of the negative prompt; 1 leaves it unchanged.
-    """
+    """Calls a transformer twice and moves its prediction away from that of the negative prompt, by `scale`; 1 changes
+    nothing. `negative_embeds` are (1, L, text_dim)."""
 
     def __init__(self, transformer, negative_embeds: Tensor, scale: float) -> None:
         self.transformer, self.negative_embeds, self.scale = transformer, negative_embeds, scale

@@ -1,7 +1,7 @@
 """Wan's video transformer with a memory branch: the generator of the paper (section on conditioning).
 
-It has the parameter names of diffusers' `WanTransformer3DModel` and of its VACE sibling. It adds to that: one timestep
-per latent frame, free temporal positions, reference frames that the branch does not see, and a form without text.
+Parameters have the names of diffusers' `WanTransformer3DModel` and its VACE sibling. New are one timestep per latent
+frame, free temporal positions, reference frames that the branch does not see, and a form without text.
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ class MirageBlock(wan.WanTransformerBlock):
 
 
 class MirageBranchBlock(MirageBlock):
-    """A block of the memory branch. A zero-initialised projection hands its result to the backbone.
-
-    The projections run inside of the block's forward, where hooks on blocks (group offloading) find them.
-    """
+    """A block of the memory branch. A zero-initialised projection hands its result to the backbone; it runs inside of
+    the block's forward, where hooks on blocks (group offloading) find it."""
 
     def __init__(self, *args, first: bool = False) -> None:
         super().__init__(*args)
@@ -67,11 +65,8 @@ class MirageBranchBlock(MirageBlock):
         self.proj_out = _zeroed(nn.Linear(dim, dim))
 
     def forward(self, control: Tensor, hidden_states: Tensor, *condition) -> tuple[Tensor, Tensor]:
-        """The branch's next state and its hint for the backbone, both (B, tokens, D).
-
-        The first block adds `hidden_states`, the backbone's input, to the control.
-        """
-        if self.proj_in is not None:
+        """The branch's next state and its hint for the backbone, both (B, tokens, D)."""
+        if self.proj_in is not None:  # the first block adds the backbone's input
             control = self.proj_in(control) + hidden_states
         control = super().forward(control, *condition)
         return control, self.proj_out(control)
@@ -84,15 +79,13 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         patch_size, ..., rope_max_seq_len: as in diffusers' `WanTransformer3DModel`; a patch is one latent frame long.
             `text_dim=None` leaves out text and cross-attention.
         vace_layers: backbone blocks that receive a hint of the branch (paper: 0, 2, ..., 28); the first must be 0.
-        vace_in_channels: channels of the control input.
-        memory_layout: what these channels are, see `control.memory_control`.
-        prior_width: channels of the network of the learnt prior (`models.prior`): the transformer then predicts what
-            the velocity differs from the prior's. 0 for no prior, as in Wan, which predicts the velocity itself.
+        vace_in_channels, memory_layout: channels of the control input, and what they are (`control.memory_control`).
+        prior_width: channels of the learnt prior's network (`models.prior`), whose velocity the transformer then
+            corrects; 0 for no prior, as in Wan.
         segment_latent_frames: latent frames of a segment, the clean first one included (paper: 9).
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["MirageBlock", "MirageBranchBlock"]
     _repeated_blocks = ["MirageBlock", "MirageBranchBlock"]
     _keep_in_fp32_modules = ["rope", "time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]
     _skip_layerwise_casting_patterns = ["patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"]
@@ -136,7 +129,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Args:
             hidden_states: (B, C, T, h, w) latents: clean context frames (references first) and the noisy frames.
             timestep: (B, T) in [0, 1000], one per latent frame, 0 for clean context.
-            control: (B, K, T - num_references, h, w), from `control.memory_control`.
+            control: (B, K, T - num_references, h, w), from `memory_control`.
             encoder_hidden_states: (B, L, text_dim) text embeddings, None for a model without text.
             frame_positions: (T,) temporal positions for the rotary embedding, below T; by default 0, 1, 2, ...
             num_references: number of leading frames that are references, which the branch does not see.
@@ -184,8 +177,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Returns the time embedding (B, T, D), its projection (B, T, 6, D), and the embedded text."""
         embedder = self.condition_embedder
         if (text is None) != (embedder.text_embedder is None):
-            problem = "needs text embeddings" if text is None else "has no text input"
-            raise ValueError(f"encoder_hidden_states: this model {problem}")
+            raise ValueError("encoder_hidden_states: expected text embeddings for a model with text, and only for that")
         frequencies = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
         temb = embedder.time_embedder(frequencies.to(self._input_dtype(embedder.time_embedder.linear_1)))
         modulation = embedder.time_proj(embedder.act_fn(temb).to(self._input_dtype(embedder.time_proj)))
@@ -207,10 +199,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         The branch begins with copies of every second block, and its output projections are zero: a fresh branch
         changes nothing (paper: stage 1 trains from there). A quantised backbone stays quantised; its branch has plain
-        weights for a trained branch to load, zeros where the backbone's can't be copied.
-
-        Raises:
-            ValueError: another kind of backbone than Wan2.2-TI2V-5B's.
+        weights, zeros where the backbone's can't be copied. ValueError for other backbones than Wan2.2-TI2V-5B's.
         """
         config = {key: value for key, value in backbone.config.items() if key in cls._get_init_keys(cls)}
         channels = config["in_channels"]
@@ -235,7 +224,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             block.load_state_dict(
                 {n: theirs.get(n, torch.zeros_like(p)) for n, p in block.named_parameters()}, assign=True
             )
-        if getattr(backbone, "hf_quantizer", None) is not None:
+        if hasattr(backbone, "hf_quantizer"):
             model.hf_quantizer = backbone.hf_quantizer
         return model.train(backbone.training)
 

@@ -23,24 +23,21 @@ def build_vae(**overrides):
     """A small untrained `AutoencoderKLWan`. PyTorch's default initialisation stalls this network: Kaiming with a linear
     gain, and a residual block's last convolution at a tenth, do not."""
     from diffusers import AutoencoderKLWan
-    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 
     vae = AutoencoderKLWan(**TINY_VAE | overrides)
-    for module in vae.modules():
+    for name, module in vae.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             nn.init.zeros_(module.bias)
-    for module in vae.modules():
-        if isinstance(module, WanResidualBlock):
-            module.conv2.weight.data.mul_(0.1)
+            if name.endswith(".conv2"):  # the last one of a residual block
+                module.weight.data.mul_(0.1)
     return use_frame_kernels(vae)
 
 
 def use_frame_kernels(vae):
     """Let single frames run through 2D convolutions; the same weights and result, many times faster on a CPU.
 
-    A causal 3D convolution pads a lone frame with zeros in the past, so only the last temporal slice of its kernel
-    matters. Videos, which come with a cache, still take diffusers' path.
+    A causal 3D convolution pads a lone frame with zeros in the past, so only the last slice of its kernel matters.
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
@@ -80,12 +77,9 @@ def _statistics(vae, latents: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def encode(vae, video: Tensor) -> Tensor:
-    """Videos (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the posterior's mean.
-
-    Without temporal compression every frame is encoded on its own.
-    """
+    """Videos (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the posterior's mean."""
     batch, _, frames = video.shape[:3]
-    alone = temporal_stride(vae) == 1
+    alone = temporal_stride(vae) == 1  # every frame is encoded on its own
     if alone:
         video = video.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
     latents = vae.encode(video.to(vae.dtype)).latent_dist.mode().float()

@@ -1,7 +1,4 @@
-"""The full-size system: Wan2.2-TI2V-5B from diffusers, with the memory branch put on (paper: section on conditioning).
-
-VAE (stride 16 in space and 4 in time, 48 channels), text encoder (UMT5), and sampler (UniPC) are diffusers' own.
-"""
+"""The full-size system: Wan2.2-TI2V-5B from diffusers, with the memory branch put on (paper: conditioning)."""
 
 from __future__ import annotations
 
@@ -86,6 +83,6 @@ def move_to_best_device(pipe) -> str:
     pipe.vae.enable_tiling()
     if max(sizes) < free:
         pipe.enable_model_cpu_offload()
-        return "the GPU part by part (model CPU offload, VAE in tiles)"
+        return "the GPU, part by part"
     pipe.enable_sequential_cpu_offload()
-    return "the GPU layer by layer, which is slow (sequential CPU offload, VAE in tiles)"
+    return "the GPU, layer by layer (slow)"
