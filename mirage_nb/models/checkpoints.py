@@ -65,8 +65,8 @@ def load_weights(transformer, kind: str, path: str | Path) -> None:
     lora = {name: tensors.pop(name) for name in names if ".lora_" in name}
     own = dict(transformer.named_parameters())
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
-    missing = [name for name in own if name.startswith("vace_") and name not in tensors]
-    problems = [f"lacks {name}" for name in missing if kind == "branch"]
+    needed = [name for name in own if kind == "branch" and name.startswith("vace_")]
+    problems = [f"lacks {name}" for name in needed if name not in tensors]
     for name, tensor in tensors.items():
         if name not in own or tensor.shape != own[name].shape:
             problems.append(f"holds {name} {tuple(tensor.shape)}, which fits no parameter of the model")

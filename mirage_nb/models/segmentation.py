@@ -1,7 +1,4 @@
-"""What moves and what is sky, named by class: a segmentation model of `transformers` for stage 4.
-
-In the paper a language model names what may move. Here the names are a list.
-"""
+"""What moves and what is sky, named by class (in the paper by a language model): a segmentation model for stage 4."""
 
 from __future__ import annotations
 
@@ -26,9 +23,7 @@ SKY = "sky"
 class TransformersSegmentation:
     """A `transformers` model for universal or semantic segmentation, as the pipeline's `mask_estimator`.
 
-    Args:
-        masked: names of the classes to mask; by default the sky and those of `MOVING`, where the model knows them.
-        name: of the model, for the record of a run.
+    It masks the classes named by `masked`; by default the sky and those of `MOVING`, where the model knows them.
 
     Raises:
         ValueError: the model does not know a name, or none of the default ones.

@@ -10,8 +10,6 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
-MAX_TOKENS = 512  # Wan's context length
-
 
 def check_prompt(pipe, prompt: str | None, negative_prompt: str | None, guidance_scale: float) -> None:
     """Raise ValueError if a prompt can't be read; warn if it would be ignored."""
@@ -35,7 +33,7 @@ def encode_prompt(pipe, prompt: str | None) -> Tensor | None:
     """(1, 512, text_dim) as Wan's pipelines make it: UMT5, padded with zeros; None for a model without text."""
     if pipe.transformer.config.text_dim is None:
         return None
-    options = dict(padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    options = dict(padding="max_length", max_length=512, truncation=True, return_tensors="pt")  # Wan's context length
     tokens = pipe.tokenizer([prompt_clean(prompt or "")], **options).to(pipe._execution_device)
     states = pipe.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state  # (1, 512, text_dim)
     return torch.where(tokens.attention_mask[..., None].bool(), states, 0).to(pipe.transformer.dtype)
@@ -44,8 +42,7 @@ def encode_prompt(pipe, prompt: str | None) -> Tensor | None:
 def guided(pipe, negative_prompt: str | None, scale: float) -> SimpleNamespace:
     """The pipeline's models with a `GuidedTransformer`."""
     transformer = GuidedTransformer(pipe.transformer, encode_prompt(pipe, negative_prompt), scale)
-    parts = pipe.components | {"transformer": transformer}
-    return SimpleNamespace(**parts, mask_estimator=pipe.mask_estimator)
+    return SimpleNamespace(**pipe.components | {"transformer": transformer}, mask_estimator=pipe.mask_estimator)
 
 
 class GuidedTransformer:

@@ -219,11 +219,11 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         nn.init.zeros_(control.bias)
         control.weight.data.copy_(torch.empty(control.weight.shape).normal_(std=0.02, generator=generator))
         for layer, block in zip(model.config.vace_layers, model.vace_blocks):
-            theirs = {name: p.detach().clone() for name, p in backbone.blocks[layer].named_parameters() if _is_plain(p)}
-            block.to_empty(device=weight.device).to(weight.dtype)
-            block.load_state_dict(
-                {n: theirs.get(n, torch.zeros_like(p)) for n, p in block.named_parameters()}, assign=True
-            )
+            theirs, weights = dict(backbone.blocks[layer].named_parameters()), {}
+            for name, p in block.to_empty(device=weight.device).to(weight.dtype).named_parameters():
+                copied = _is_plain(theirs.get(name))
+                weights[name] = theirs[name].detach().clone() if copied else torch.zeros_like(p)
+            block.load_state_dict(weights, assign=True)
         if hasattr(backbone, "hf_quantizer"):
             model.hf_quantizer = backbone.hf_quantizer
         return model.train(backbone.training)
@@ -235,6 +235,6 @@ def _zeroed(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-def _is_plain(parameter: nn.Parameter) -> bool:
+def _is_plain(parameter: nn.Parameter | None) -> bool:
     """Whether the parameter holds numbers as they are; quantised ones are integers, or of another class."""
     return type(parameter) is nn.Parameter and type(parameter.data) is Tensor and parameter.is_floating_point()

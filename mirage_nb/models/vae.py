@@ -102,9 +102,7 @@ def decode(vae, latents: Tensor) -> Tensor:
 
 def visible_latents(vae, frames: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """Latents (C, frames, h, w) of a video in which all is visible (white), the constant half of the layout `wan`.
-
-    A causal VAE: the first latent frames of a long video are those of a short one, so one call serves all segments.
-    """
+    The VAE is causal: the first latent frames of a long video are those of a short one, so one call serves all."""
     video = torch.ones(1, 3, (frames - 1) * temporal_stride(vae) + 1, *size, device=device)
     with precision(vae, device):
         return encode(vae, video)[0]

@@ -61,13 +61,10 @@ def _check_index(source: str, index: dict, options: dict) -> None:
     for name in ("text_encoder", "tokenizer"):
         if index.get(name, [None])[0] is None and options.get(name) is None:
             raise ValueError(f"model: {source} has no {name}, and this transformer reads text")
-    size, free = (
-        sum(file.stat().st_size for file in Path(source).rglob("*.safetensors")),
-        psutil.virtual_memory().available,
-    )
-    if size > free:
-        words = f"its files are {size / GIB:.1f} GiB, and {free / GIB:.1f} GiB of main memory are free"
-        warnings.warn(f"model: {words}; a quantization_config takes less", stacklevel=3)
+    size = sum(file.stat().st_size for file in Path(source).rglob("*.safetensors"))
+    if size > (free := psutil.virtual_memory().available):
+        words = f"{size / GIB:.1f} GiB of weights, {free / GIB:.1f} GiB of main memory are free; quantise it"
+        warnings.warn(f"model: {words}", stacklevel=3)
 
 
 def move_to_best_device(pipe) -> str:
