@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,9 +11,6 @@ from typing import Annotated, NamedTuple
 import typer
 
 from mirage_nb.cli.console import one_line
-
-# What Open3D's library is linked to, and the Debian package of each (apt.txt).
-OPEN3D_LIBRARIES = {"GL": "libgl1", "gomp": "libgomp1", "usb-1.0": "libusb-1.0-0", "X11": "libx11-6"}
 
 
 class Finding(NamedTuple):
@@ -87,9 +83,7 @@ def _open3d() -> Finding:
     done = subprocess.run([sys.executable, "-c", "import open3d"], capture_output=True, text=True, timeout=120)
     if done.returncode == 0:
         return Finding("open3d", True, version("open3d"))
-    packages = [package for name, package in OPEN3D_LIBRARIES.items() if ctypes.util.find_library(name) is None]
-    remedy = f"apt-get install {' '.join(packages or OPEN3D_LIBRARIES.values())}"
-    return Finding("open3d", False, "can't be imported: " + "".join(done.stderr.splitlines()[-1:]), remedy)
+    return Finding("open3d", False, done.stderr.strip().splitlines()[-1], "apt-get install $(cat apt.txt)")
 
 
 def _full_size(gpu: int, main: int) -> Finding:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mirage_nb.cli.console import one_line, write_json
+from mirage_nb.cli.console import one_line, quiet, write_json
 
 
 def generate(
@@ -46,7 +46,7 @@ def generate(
         from mirage_nb.formats.exports import EXPORTS, export_run
         from mirage_nb.stitching import plan_segments
 
-        # All that can be checked comes before a large model is loaded.
+        quiet()  # all that can be checked comes before a large model is loaded
         formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
         choice, mask_estimator = choose_model(model, size), choose_masks(segmentation, masked)
         frames = choice.new_frames * segments + 1 if segments else frames

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mirage_nb import checks
-from mirage_nb.cli.console import load_pipeline, quiet
+from mirage_nb.cli.console import load_pipeline
 
 
 class Choice(NamedTuple):
@@ -46,29 +46,23 @@ def choose_model(name: str | None, size: str | None = None) -> Choice:
             new_frames = (network["segment_latent_frames"] - 1) * stride
     except (OSError, KeyError) as error:
         raise ValueError(f"model: {source} is not one of a MiragePipeline ({error})") from None
-    own = WAN22_SIZE if full else (128, 128)
-    return Choice(source, wan, _size(size, multiple) or own, new_frames, stride, 20 if full else 2)
-
-
-def _size(text: str | None, multiple: int) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.lower())
-    width, height = map(int, match.groups()) if match else (1, 1)
-    if width % multiple or height % multiple:
-        raise ValueError(f"size: expected WIDTHxHEIGHT in multiples of {multiple}, as 1280x704, got {text!r}")
-    return height, width
+    height, width = WAN22_SIZE if full else (128, 128)
+    if size is not None:
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size.lower())
+        width, height = map(int, match.groups()) if match else (1, 1)
+        if width % multiple or height % multiple:
+            raise ValueError(f"size: expected WIDTHxHEIGHT in multiples of {multiple}, as 1280x704, got {size!r}")
+    return Choice(source, wan, (height, width), new_frames, stride, 20 if full else 2)
 
 
 def choose_masks(name: str | None, masked: str | None = None):
     """The `mask_estimator` of a segmentation model's name and a list of classes; None without a name."""
-    if name is None and masked is not None:
-        raise ValueError("masked: classes need a model that knows them, --segmentation NAME")
     if name is None:
+        if masked is not None:
+            raise ValueError("masked: classes need a model that knows them, --segmentation NAME")
         return None
     from mirage_nb.models.segmentation import TransformersSegmentation
 
-    quiet()
     return TransformersSegmentation.from_transformers(name, masked and [word.strip() for word in masked.split(",")])
 
 
@@ -87,7 +81,6 @@ def load_model(
     from mirage_nb.models.wan import move_to_best_device
     from mirage_nb.pipeline import MiragePipeline
 
-    quiet()
     if not choice.wan and (branch is not None or lora is not None):
         raise ValueError("branch: it goes on a Wan model (--model wan2.2, or a folder of its kind); this has its own")
     options = {}

@@ -42,12 +42,11 @@ def test_doctor_plans_the_memory(gpu, main, ok, words):
     assert finding.ok is ok and words in finding.do
 
 
-def test_doctor_names_the_packages_that_open3d_lacks(monkeypatch):
+def test_doctor_says_what_to_do_where_open3d_does_not_load(monkeypatch):
     failed = SimpleNamespace(returncode=1, stdout="", stderr="Traceback\nOSError: libGL.so.1: cannot open")
     monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: failed)
-    monkeypatch.setattr(doctor.ctypes.util, "find_library", lambda name: None if name == "GL" else f"lib{name}.so")
     finding = doctor._open3d()
-    assert finding.ok is False and finding.do == "apt-get install libgl1" and "libGL.so.1" in finding.says
+    assert finding.ok is False and "apt-get install" in finding.do and "libGL.so.1" in finding.says
 
 
 def test_doctor_fails_only_for_what_is_wrong(monkeypatch):
