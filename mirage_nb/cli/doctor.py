@@ -74,8 +74,9 @@ def _folder(name: str, folder: str | Path, remedy: str) -> Finding:
 def _hub(name: str, model: str, file: str) -> Finding:
     from huggingface_hub import try_to_load_from_cache
 
-    here = isinstance(try_to_load_from_cache(model, file), str)
-    return Finding(name, here or None, model, "" if here else f"not in the hub's cache: hf download {model}")
+    if isinstance(try_to_load_from_cache(model, file), str):
+        return Finding(name, True, f"{model}, in the hub's cache")
+    return Finding(name, None, f"{model}, not in the hub's cache", f"hf download {model}")
 
 
 def _open3d() -> Finding:

@@ -44,7 +44,7 @@ def generate(
         from mirage_nb.cli.models import choose_masks, choose_model, load_model
         from mirage_nb.data.inputs import choose_path, read_input
         from mirage_nb.formats.exports import EXPORTS, export_run
-        from mirage_nb.stitching import plan_segments
+        from mirage_nb.segments import plan_segments
 
         quiet()  # all that can be checked comes before a large model is loaded
         formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
