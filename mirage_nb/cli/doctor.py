@@ -96,5 +96,6 @@ def _full_size(gpu: int, main: int) -> Finding:
     ways = ", ".join(f"{_gib(need)} {way}" for way, need in plan.items())
     says = f"GPU memory: {_gib(gpu)} free, it takes {ways}; main memory: {_gib(main)} free, it takes {_gib(weights)}"
     fits = way is not None and main >= weights
-    remedy = "quantise the backbone and the text encoder as they load" if way else "the GPU does not suffice"
+    gpu_needed = f"it needs a GPU with {_gib(min(plan.values()))} free"
+    remedy = "quantise the backbone and the text encoder as they load" if way else gpu_needed
     return Finding("wan2.2 here", fits or None, says, HOW[way] if fits else remedy)

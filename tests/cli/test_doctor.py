@@ -34,7 +34,7 @@ def test_doctor_tells_what_is_missing_and_how_to_get_it(here, monkeypatch):
     "gpu, main, ok, words",
     [
         (80, 128, True, "to('cuda')"), (24, 64, True, "enable_model_cpu_offload"), (12, 64, True, "sequential"),
-        (6, 64, None, "does not suffice"), (0, 64, None, "does not suffice"), (80, 16, None, "quantise"),
+        (6, 64, None, "it needs a GPU"), (0, 64, None, "it needs a GPU"), (80, 16, None, "quantise"),
     ],
 )  # fmt: skip
 def test_doctor_plans_the_memory(gpu, main, ok, words):
