@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from micro import build_micro
 
 from mirage_nb import MiragePipeline
-from mirage_nb.models.presets import build_micro
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["stride1", "stride4"])

@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from micro import build_micro
 from PIL import Image
 from scenes import box_depth, camera, pose
 
 from mirage_nb import LatentGrid, MiragePipeline
-from mirage_nb.models.presets import build_micro
 from mirage_nb.paths import camera_path
 
 SIZE = (32, 48)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from micro import build_micro
 from scenes import box_depth, camera, pose
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.context import MIN_OVERLAP, Context, choose_references, overlap, shared_voxel_size, visible_voxels
 from mirage_nb.memory.baselines import make_memory
-from mirage_nb.models.presets import build_micro
 from mirage_nb.paths import camera_path
 from mirage_nb.stitching import rollout
 

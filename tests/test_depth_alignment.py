@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from micro import build_micro
 
 from mirage_nb import MiragePipeline
 from mirage_nb.depth_alignment import Fit, align_depth, fit_report, robust_line
-from mirage_nb.models.presets import build_micro
 
 
 def pixels(n=2, size=(40, 60)):

@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from micro import build_micro
 
 from mirage_nb import LatentGrid, MiragePipeline, runs
-from mirage_nb.models.presets import build_micro
 from mirage_nb.paths import camera_path
 
 SIZE = (32, 48)

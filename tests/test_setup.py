@@ -39,7 +39,7 @@ MODULES = [
     for path in sorted(ROOT.glob("mirage_nb/**/*.py"))
     if not path.stem.startswith("__")
 ]
-OPTIONAL = {"ftfy", "mirage-nb", "tomli"}  # used where they happen to be installed, or on old versions of Python
+OPTIONAL = {"mirage-nb", "tomli"}  # used where they happen to be installed, or on old versions of Python
 UNWANTED = {"torchvision", "opencv-python", "opencv-python-headless", "opencv-contrib-python"}
 
 

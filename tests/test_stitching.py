@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from micro import build_micro
 from scenes import box_depth, pose
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.masking import writable
 from mirage_nb.memory import LatentGrid, NoMemory, make_memory
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import as_pixels, as_uint8, frame_encoder
 from mirage_nb.paths import camera_path
 from mirage_nb.segments import new_frames_per_segment, segment_noise

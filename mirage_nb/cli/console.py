@@ -1,10 +1,9 @@
-"""What all commands share: errors in one line, quiet libraries, and the model that `--model` names."""
+"""What all commands share: errors in one line, quiet libraries, and reports."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import warnings
 from pathlib import Path
 
@@ -32,25 +31,18 @@ def quiet() -> None:
         library.disable_progress_bar()
 
 
-def load_pipeline(folder: str | None):
-    """The pipeline of a folder, by default the bundled one."""
+def load_pipeline(folder: str | None, **options):
+    """The pipeline of a folder, by default the bundled one; `options` of `MiragePipeline.from_pretrained`."""
     from mirage_nb.models.presets import bundled_model
     from mirage_nb.pipeline import MiragePipeline
 
     quiet()
-    return MiragePipeline.from_pretrained(str(folder or bundled_model()))
+    return MiragePipeline.from_pretrained(str(folder or bundled_model()), **options)
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a report. NaN, which JSON does not have, becomes null."""
+    """Write a report. NaN and infinity, which JSON does not have, become null."""
     from mirage_nb.memory.io import write_aside
 
-    write_aside(path, (json.dumps(_plain(content), indent=2, allow_nan=False) + "\n").encode())
-
-
-def _plain(content):
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    content = json.loads(json.dumps(content), parse_constant=lambda name: None)
+    write_aside(path, (json.dumps(content, indent=2) + "\n").encode())

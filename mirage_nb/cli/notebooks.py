@@ -1,7 +1,4 @@
-"""`mirage-nb notebooks`: execute the project's notebooks, and keep what they show and measure.
-
-A notebook has one cell tagged `parameters`, exercises of three cells tagged `exercise`, `check` and `solution`, and
-values shown by `record`. `data/regression/NOTEBOOK.json` keeps the values of a fast run:
+"""`mirage-nb notebooks`: execute the project's notebooks. data/regression keeps the values of fast runs (`record`):
 
     {"parameters": {"fast": true},
      "values": {"closed loop": {"value": 31.2, "unit": "dB", "absolute": 0.2, "relative": 0.0}}}
@@ -14,17 +11,12 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from mirage_nb.cli.console import one_line
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
+from mirage_nb.cli.console import one_line, write_json
 
 app = typer.Typer(no_args_is_help=True, help="Execute the notebooks and keep what they show and measure.")
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,115 +35,64 @@ def run(only: Annotated[str | None, typer.Option(help="Only the notebook whose n
     with one_line():
         import nbformat
 
+        from mirage_nb.memory.io import write_aside
+
         for path in find_notebooks(only):
             notebook, known = nbformat.read(path, as_version=4), known_values(path.stem)
-            done, fast = _executed(path, notebook, {}), _executed(path, notebook, known["parameters"])
+            done, fast = execute(notebook, {}, path), execute(notebook, known["parameters"], path)
             values = updated(known["values"], recorded(fast))
             for line in moved(known["values"], values):
                 typer.echo(f"  {line}")
-            write(path, nbformat.writes(cleaned(done)))
-            write(REGRESSION / f"{path.stem}.json", json.dumps(known | {"values": values}, indent=2))
-
-
-def _executed(path: Path, notebook: NotebookNode, parameters: Mapping) -> NotebookNode:
-    from papermill import PapermillExecutionError
-
-    try:
-        return execute(notebook, parameters, path.parent, f"{path.stem} {json.dumps(parameters)}", 1800)
-    except PapermillExecutionError as error:
-        typer.echo("\n".join(error.traceback[-3:]), err=True)
-        raise ValueError(f"{path.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file whole, or not at all."""
-    from mirage_nb.memory.io import write_aside
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(path, (text + "\n").encode())
+            REGRESSION.mkdir(parents=True, exist_ok=True)
+            write_aside(path, f"{cleaned(done)}\n".encode())
+            write_json(REGRESSION / f"{path.stem}.json", known | {"values": values})
 
 
 def find_notebooks(only: str | None = None) -> list[Path]:
-    """The notebooks in reading order; with `only`, those whose name begins with it.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The notebooks in reading order, those whose name begins with `only`. FileNotFoundError if there is none."""
     found = sorted(NOTEBOOKS.glob(f"{only or ''}*.ipynb"))
     if not found:
-        raise FileNotFoundError(f"{NOTEBOOKS}: no notebook" + (f" whose name begins with {only!r}" if only else ""))
+        raise FileNotFoundError(f"{NOTEBOOKS}: no notebook whose name begins with {only or ''!r}")
     return found
 
 
-def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
-    """The cells with a tag, in order."""
-    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
-
-
-def solve(notebook: NotebookNode) -> NotebookNode:
-    """A copy in which every exercise's cell is the first python block of its solution."""
-    notebook = copy.deepcopy(notebook)
-    for exercise, solution in zip(tagged(notebook, "exercise"), tagged(notebook, "solution"), strict=True):
-        exercise.source = re.search(r"^```python\n(.*?)\n```", solution.source, re.M | re.S)[1]
-    return notebook
-
-
-def execute(
-    notebook: NotebookNode, parameters: Mapping, cwd: Path, progress: str | None = None, seconds: int = 600
-) -> NotebookNode:
+def execute(notebook, parameters: dict, path: Path, seconds: int = 1800):
     """Execute a notebook by papermill in the kernel of this Python, offline; returns it with its outputs.
 
-    It runs on one thread, because the order of sums, and so some tokens, depends on the number of threads.
-
-    Args:
-        notebook: as `nbformat.read` gives it.
-        parameters: put behind the cell tagged `parameters`.
-        cwd: the working folder.
-        progress: the label of a bar that counts the cells; None shows no bar.
-        seconds: the limit for one cell.
-
-    Raises:
-        papermill.PapermillExecutionError: a cell failed.
+    It runs in the folder of `path`, at most `seconds` a cell, with `parameters` put behind the cell of this tag, and on
+    one thread: the order of sums, and so some tokens, depends on the number of threads. ValueError if a cell fails.
     """
     import papermill
 
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # not a kernel that the user has installed elsewhere
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["OMP_NUM_THREADS"] = "1"
-    return papermill.execute_notebook(
-        copy.deepcopy(notebook), None, dict(parameters), kernel_name="python3", language="python", cwd=cwd,
-        execution_timeout=seconds, progress_bar={"desc": progress, "unit": "cell"} if progress else False,
-    )  # fmt: skip
+    try:
+        return papermill.execute_notebook(
+            copy.deepcopy(notebook), None, parameters, kernel_name="python3", language="python", cwd=path.parent,
+            execution_timeout=seconds, progress_bar={"desc": f"{path.stem} {parameters}", "unit": "cell"},
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        typer.echo("\n".join(error.traceback[-3:]), err=True)
+        raise ValueError(f"{path.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
 
 
-def outputs(notebook: NotebookNode, kind: str | None = None) -> list[NotebookNode]:
+def outputs(notebook, kind: str | None = None) -> list:
     """All outputs of the code cells, or those that carry the MIME type `kind`."""
     found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return [output for output in found if kind is None or kind in output.get("data", {})]
 
 
-def recorded(notebook: NotebookNode) -> dict[str, dict]:
-    """The recorded values: name -> {"value", "unit"}.
-
-    Raises:
-        ValueError: two values have one name.
-    """
+def recorded(notebook) -> dict[str, dict]:
+    """The recorded values: name -> {"value", "unit"}. ValueError if two have one name."""
     from mirage_nb.viz.notebook import RECORD
 
     values = {}
-    for output in outputs(notebook, RECORD):
-        name, value, unit = (output.data[RECORD][key] for key in ("name", "value", "unit"))
-        if name in values:
-            raise ValueError(f"recorded twice: {name}")
-        values[name] = {"value": value, "unit": unit}
+    for data in (output.data[RECORD] for output in outputs(notebook, RECORD)):
+        if data["name"] in values:
+            raise ValueError(f"recorded twice: {data['name']}")
+        values[data["name"]] = {"value": data["value"], "unit": data["unit"]}
     return values
-
-
-def verdicts(notebook: NotebookNode) -> list[tuple[str, bool]]:
-    """Name and verdict of each exercise's check, in order."""
-    from mirage_nb.viz.notebook import CHECK
-
-    return [(output.data[CHECK]["name"], output.data[CHECK]["passed"]) for output in outputs(notebook, CHECK)]
 
 
 def known_values(name: str) -> dict:
@@ -160,13 +101,13 @@ def known_values(name: str) -> dict:
     return json.loads(path.read_text()) if path.exists() else {"parameters": {"fast": True}, "values": {}}
 
 
-def moved(known: Mapping[str, dict], found: Mapping[str, dict]) -> list[str]:
+def moved(known: dict[str, dict], found: dict[str, dict]) -> list[str]:
     """One line for each value that is new, gone, or differs by more than its tolerance."""
-    lines = []
-    for name in known | found:
-        was, now = known.get(name), found.get(name)
-        if was is None or now is None:
-            lines.append(f"{name}: " + ("new" if was is None else "gone"))
+    lines = [f"{name}: gone" for name in known if name not in found]
+    for name, now in found.items():
+        was = known.get(name)
+        if was is None:
+            lines.append(f"{name}: new")
         elif now["unit"] not in TIMES:
             allowed = was.get("absolute", 0.0) + was.get("relative", 0.0) * abs(was["value"])
             if abs(now["value"] - was["value"]) > allowed:
@@ -174,43 +115,33 @@ def moved(known: Mapping[str, dict], found: Mapping[str, dict]) -> list[str]:
     return lines
 
 
-def updated(known: Mapping[str, dict], found: Mapping[str, dict]) -> dict[str, dict]:
+def updated(known: dict[str, dict], found: dict[str, dict]) -> dict[str, dict]:
     """The found values with the tolerances of the known ones; a new value gets one by its unit, a time none."""
     values = {}
     for name, value in found.items():
-        unit, old = value["unit"], known.get(name, {})
-        tolerance = {key: old[key] for key in ("absolute", "relative") if key in old}
-        tolerance = {} if unit in TIMES else tolerance or TOLERANCE.get(unit, OTHER_TOLERANCE)
+        unit = value["unit"]
+        source = {} if unit in TIMES else known.get(name) or TOLERANCE.get(unit, OTHER_TOLERANCE)
+        tolerance = {key: source[key] for key in ("absolute", "relative") if key in source}
         values[name] = {"value": float(f"{value['value']:.6g}"), "unit": unit} | tolerance
     return values
 
 
-def cleaned(notebook: NotebookNode) -> NotebookNode:
-    """A copy to commit: without times, folders of this machine, and widgets, whose pictures stay."""
+def cleaned(notebook) -> str:
+    """The text of a notebook to commit: without times, folders of this machine, and widgets, whose pictures stay."""
+    import nbformat
+
     notebook = copy.deepcopy(notebook)
     language = {key: value for key, value in notebook.metadata.get("language_info", {}).items() if key != "version"}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = type(notebook)(kernelspec=kernel, language_info=language)
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": language})
     for cell in notebook.cells:
-        cell.metadata = type(notebook)(tags=cell.metadata.get("tags", []))
-        for output in cell.get("outputs", []):
-            output.pop("transient", None)
-            data = output.get("data", {})
-            data.pop(WIDGET_VIEW, None)
-            if "image/png" in data:
-                data.pop("image/jpeg", None)  # PIL gives both
-            if "text" in output:
-                output.text = _without_folders(output.text)
-            for kind in data:
-                data[kind] = _without_folders(data[kind])
-    return notebook
-
-
-def _without_folders(content):
-    """Text, or JSON with texts in it, without the folders of this machine."""
-    if isinstance(content, str):
-        content = content.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
-        return content.replace(str(Path.home()) + os.sep, "~/")
-    if isinstance(content, Mapping):
-        return type(content)({key: _without_folders(value) for key, value in content.items()})
-    return [_without_folders(value) for value in content] if isinstance(content, list) else content
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
+    for output in outputs(notebook):
+        output.pop("transient", None)
+        data = output.get("data", {})
+        for kind in (WIDGET_VIEW, "image/jpeg" if "image/png" in data else ""):  # PIL gives both pictures
+            data.pop(kind, None)
+    text = nbformat.writes(notebook)
+    for folder, short in ((f"{ROOT}{os.sep}", ""), (f"{ROOT}", "."), (f"{Path.home()}{os.sep}", "~/")):
+        text = text.replace(json.dumps(folder)[1:-1], short)  # as JSON spells it
+    return text

@@ -1,4 +1,4 @@
-"""Conditioning: from a readout of the memory to the control input of the branch (paper: conditioning)."""
+"""From a readout of the memory to the control input of the branch (paper: conditioning)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.reprojection import Readout
 
-# Channels in addition to those of the latents: visibility, offset x and y, log depth, six of camera rays.
-LAYOUTS = ("mirage", "wan")
-EXTRA = 10
-
-
-def control_channels(latent_channels: int, layout: str = "mirage") -> int:
-    """Channels of the control input for latents of C channels."""
-    return {"mirage": latent_channels + EXTRA, "wan": 2 * latent_channels}[layout]
+EXTRA_CHANNELS = 10  # of layout `mirage`, in addition to the latents': visibility, offset (2), log depth, rays (6)
 
 
 def memory_control(
@@ -28,14 +21,13 @@ def memory_control(
         cameras: one a scene, T cameras at latent size. Rays are expressed relative to the first of them.
         layout: `mirage`: C of readout, visibility, offset (x, y) within the cell, log depth, 6 of Pluecker rays.
             `wan`: the paper's released code, C of readout and C of the latent of an all-visible mask video.
-        constant: layout `wan` only: that latent, (C, h, w), or (C, T', h, w) with T' at least T.
+        constant: layout `wan` only: that latent, (C, T', h, w) with T' at least T.
     """
-    latents = torch.stack([r.latents for r in readouts]).transpose(1, 2).float()
+    latents = torch.stack([r.latents for r in readouts]).transpose(1, 2).float()  # (B, C, T, h, w)
     if layout == "wan":
-        constant = constant[:, None] if constant.ndim == 3 else constant[:, : latents.shape[2]]
-        return torch.cat([latents, constant.to(latents).expand_as(latents)], 1)
+        return torch.cat([latents, constant[:, : latents.shape[2]].to(latents).expand_as(latents)], 1)
     if layout != "mirage":
-        raise ValueError(f"memory_layout: expected one of {LAYOUTS}, got {layout!r}")
+        raise ValueError(f"memory_layout: expected mirage or wan, got {layout!r}")
     seen = torch.stack([r.visibility for r in readouts])[:, None]
     depth = torch.stack([r.depth for r in readouts])[:, None]
     offset = torch.stack([r.offset for r in readouts]).transpose(1, 2)

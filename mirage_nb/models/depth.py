@@ -1,8 +1,4 @@
-"""A small network that predicts the z-depth of a frame, for the bundled model.
-
-For every pixel it sees the colour and the ray through it, so it can learn geometry (how far a floor is, given its
-angle) for any lens.
-"""
+"""The bundled model's depth network: of the colour of every pixel and the ray through it, so it fits any lens."""
 
 from __future__ import annotations
 
@@ -29,30 +25,23 @@ class Residual(nn.Module):
 
 
 class MirageDepthModel(ModelMixin, ConfigMixin):
-    """A convolutional U-Net with two layers of attention at its coarsest level.
+    """A convolutional U-Net with layers of attention at its coarsest level.
 
-    Args:
-        widths: channels at 1/4, 1/8 and 1/16 of the image's size.
-        blocks: residual blocks of a level.
-        attention_layers: transformer layers at 1/16.
+    `widths` are its channels at 1/4, 1/8 and 1/16 of the image's size, with so many residual `blocks` each.
     """
 
     relative = False  # it predicts metres
 
     @register_to_config
-    def __init__(
-        self, widths: tuple[int, int, int] = (64, 128, 192), blocks: int = 2, attention_layers: int = 2
-    ) -> None:
+    def __init__(self, widths: tuple[int, ...] = (64, 128, 192), blocks: int = 2, attention_layers: int = 2) -> None:
         super().__init__()
         low, middle, high = widths
         self.stem = nn.Conv2d(5 * FOLD**2, low, 3, padding=1)
         self.down = nn.ModuleList([nn.Conv2d(low, middle, 2, 2), nn.Conv2d(middle, high, 2, 2)])
         self.encoder = nn.ModuleList(nn.Sequential(*(Residual(w) for _ in range(blocks))) for w in widths)
-        layer = dict(nhead=4, dim_feedforward=2 * high, dropout=0.0, activation="gelu")
-        self.attention = nn.ModuleList(
-            nn.TransformerEncoderLayer(high, **layer, batch_first=True, norm_first=True)
-            for _ in range(attention_layers)
-        )
+        layer = dict(nhead=4, dim_feedforward=2 * high, dropout=0.0, activation="gelu", batch_first=True)
+        layers = (nn.TransformerEncoderLayer(high, **layer, norm_first=True) for _ in range(attention_layers))
+        self.attention = nn.ModuleList(layers)
         self.up = nn.ModuleList([nn.Conv2d(high, middle, 1), nn.Conv2d(middle, low, 1)])
         self.decoder = nn.ModuleList(nn.Sequential(*(Residual(w) for _ in range(blocks))) for w in (middle, low))
         self.head = nn.Conv2d(low, FOLD**2, 3, padding=1)

@@ -15,79 +15,69 @@ DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
 METRIC = ("zoedepth", "depth_pro", "glpn", "prompt_depth_anything", "metric3d")
 
 
+def load_pretrained(argument: str, kind: str, name: str, *autos):
+    """A model in float32 and its image processor, by its name on the hub or its folder; safetensors only.
+
+    Args:
+        argument, kind: words for errors, as `depth` and `depth model`.
+        autos: names of transformers' auto classes, tried in this order.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or another kind of model.
+    """
+    for auto in autos:
+        try:
+            model = getattr(transformers, auto).from_pretrained(name, use_safetensors=True, dtype="float32")
+            return model.eval(), transformers.AutoImageProcessor.from_pretrained(name)
+        except OSError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FileNotFoundError(f"{argument}: {name} can't be loaded ({reason})") from None
+        except (ValueError, KeyError):
+            continue
+    raise ValueError(f"{argument}: {name} is no {kind} of transformers")
+
+
 class TransformersDepth(ModelMixin, ConfigMixin):
     """A depth model by name (paper: Depth Anything 3; here what `transformers` has, by default Depth Anything V2).
 
-    A metric model predicts z-depth in metres. A relative one predicts inverse depth up to a scale and a shift;
-    `depth_alignment.align_depth` finds both from the memory or a given depth.
-
-    Args:
-        model_config: the model's configuration as a dictionary, `model_type` included.
-        processor_config: the image processor's, `image_processor_type` included.
-        metric: whether the model predicts metres.
-        name: of the model, for messages.
+    A metric model predicts z-depth in metres. A relative one predicts inverse depth up to a scale and a shift, which
+    `depth_alignment.align_depth` finds. The configurations are dictionaries as transformers saves them.
     """
 
     @register_to_config
-    def __init__(self, model_config: dict, processor_config: dict, metric: bool, name: str = "") -> None:
+    def __init__(self, model_config: dict, processor_config: dict) -> None:
         super().__init__()
-        options = {key: value for key, value in model_config.items() if key != "model_type"}
-        config = transformers.AutoConfig.for_model(model_config["model_type"], **options)
+        config = transformers.AutoConfig.for_model(**model_config)
         self.model = transformers.AutoModelForDepthEstimation.from_config(config)
         self.processor = getattr(transformers, processor_config["image_processor_type"]).from_dict(processor_config)
 
     @classmethod
-    def from_transformers(
-        cls, name: str = DEPTH_ANYTHING, metric: bool | None = None, dtype: torch.dtype = torch.float32
-    ) -> TransformersDepth:
-        """Load a depth model by its name on the hub, or from a folder.
-
-        Args:
-            metric: whether it predicts metres, for a model whose configuration does not say.
-
-        Raises:
-            FileNotFoundError: it is not there, or the hub can't be reached.
-            ValueError: it is no depth model.
-        """
-        name = str(name)
-        try:
-            model = transformers.AutoModelForDepthEstimation.from_pretrained(name, use_safetensors=True, dtype=dtype)
-            processor = transformers.AutoImageProcessor.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            if isinstance(error, OSError):
-                raise FileNotFoundError(f"depth: {name} can't be loaded ({reason})") from None
-            raise ValueError(f"depth: {name} is no depth model of transformers ({reason})") from None
-        if metric is None:
-            kind = getattr(model.config, "depth_estimation_type", None)
-            metric = kind == "metric" if kind else model.config.model_type in METRIC
+    def from_transformers(cls, name: str = DEPTH_ANYTHING) -> TransformersDepth:
+        """Load a depth model by its name on the hub, or from a folder; see `load_pretrained` for its errors."""
+        model, processor = load_pretrained("depth", "depth model", str(name), "AutoModelForDepthEstimation")
         settings = processor.to_dict() | {"image_processor_type": type(processor).__name__}
         with torch.device("meta"):
-            whole = cls(model.config.to_dict(), settings, bool(metric), name)
-        whole.model = model
-        return whole.eval()
+            estimator = cls(model.config.to_dict(), settings)
+        estimator.model = model
+        return estimator.eval()
 
     @property
     def relative(self) -> bool:
         """Whether predictions are inverse depth, without scale and shift."""
-        return not self.config.metric
+        by_family = "metric" if self.config.model_config["model_type"] in METRIC else "relative"
+        return (self.config.model_config.get("depth_estimation_type") or by_family) != "metric"
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The model's own prediction (N, H, W) for pixels (N, 3, H, W) in [-1, 1]."""
         images = list(as_uint8(pixels).cpu().numpy())
         inputs = self.processor(images=images, return_tensors="pt", input_data_format="channels_last")
         outputs = self.model(inputs["pixel_values"].to(pixels.device, self.dtype))
-        sizes = [tuple(pixels.shape[2:])] * len(images)
-        found = self.processor.post_process_depth_estimation(outputs, target_sizes=sizes)
+        found = self.processor.post_process_depth_estimation(outputs, [tuple(pixels.shape[2:])] * len(images))
         return torch.stack([each["predicted_depth"].float() for each in found])
 
     @torch.no_grad()
     def predict(self, pixels: Tensor, intrinsics: Tensor) -> Tensor:
-        """Depth (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1], frame by frame.
-
-        Metres for a metric model; inverse depth up to scale and shift if `relative`. `intrinsics` (N, 4) are part of
-        the contract; these models see only pixels.
-        """
+        """Depth (N, H, W), float32, of pixels (N, 3, H, W) in [-1, 1], 0 = unknown; these models see no intrinsics."""
         with torch.autocast(pixels.device.type, enabled=False):
             depth = torch.cat([self(frame) for frame in pixels.float().split(1)])
         return torch.where(depth.isfinite() & (depth > 0), depth, 0.0)

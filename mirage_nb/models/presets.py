@@ -1,4 +1,4 @@
-"""Named sizes: `tiny` (the bundled model), `micro` (for tests, a few thousand parameters), and `WAN22_*`, full size."""
+"""Named sizes: the bundled model's, and Wan2.2's."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from pathlib import Path
 
 import torch
 
-from mirage_nb.models.control import control_channels
+from mirage_nb.models.control import EXTRA_CHANNELS
 from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.transformer import MirageTransformer3DModel
 from mirage_nb.models.vae import build_vae
 
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,
-    ffn_dim=1024, num_layers=6, vace_layers=(0, 2, 4), vace_in_channels=control_channels(16), memory_layout="mirage",
-    memory_prior=True, prior_width=96, segment_latent_frames=5,
-)  # fmt: skip
-MICRO_TRANSFORMER = dict(
-    num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=None, freq_dim=16, ffn_dim=32,
-    num_layers=2, vace_layers=(0,), vace_in_channels=control_channels(4), memory_layout="mirage",
-    segment_latent_frames=3,
+    ffn_dim=1024, num_layers=6, vace_layers=(0, 2, 4), vace_in_channels=16 + EXTRA_CHANNELS, memory_layout="mirage",
+    prior_width=96, segment_latent_frames=5,
 )  # fmt: skip
 
 # Wan2.2-TI2V-5B as the hub configures it, for diffusers' classes. The latents' statistics are left at 0 and 1.
@@ -52,27 +47,8 @@ def build_scheduler(flow_shift: float = 3.0):
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift)
 
 
-def build_tiny(seed: int = 0, **changes) -> dict:
-    """The untrained components of mirage-tiny, with `changes` to the transformer's configuration."""
+def build_tiny(seed: int = 0) -> dict:
+    """The untrained components of mirage-tiny."""
     torch.manual_seed(seed)
-    return dict(
-        vae=build_vae(), transformer=MirageTransformer3DModel(**TINY_TRANSFORMER | changes),
-        scheduler=build_scheduler(), depth_estimator=MirageDepthModel(),
-    )  # fmt: skip
-
-
-def build_micro(seed: int = 0, temporal: bool = False, **changes) -> dict:
-    """The components of a pipeline with a few thousand random parameters.
-
-    Args:
-        seed: of the weights.
-        temporal: give the VAE a temporal stride of 4.
-        changes: to the transformer's configuration.
-    """
-    torch.manual_seed(seed)
-    times = dict(temperal_downsample=[True, True], scale_factor_temporal=4) if temporal else {}
-    vae = build_vae(base_dim=4, decoder_base_dim=4, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4, **times)
-    transformer = MirageTransformer3DModel(**MICRO_TRANSFORMER | changes)
-    torch.nn.init.normal_(transformer.vace_blocks[0].proj_out.weight, std=0.2)  # so that the memory shows in the output
-    depth = MirageDepthModel(widths=(8, 8, 8), blocks=1, attention_layers=1)
-    return dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
+    vae, transformer = build_vae(), MirageTransformer3DModel(**TINY_TRANSFORMER)
+    return dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=MirageDepthModel())

@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-import html
 import math
 import warnings
 from types import SimpleNamespace
 
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
-
-MAX_TOKENS = 512  # Wan's context length
 
 
 def check_prompt(pipe, prompt: str | None, negative_prompt: str | None, guidance_scale: float) -> None:
     """Raise ValueError if a prompt can't be read; warn if it would be ignored."""
-    reads_text = pipe.transformer.config.text_dim is not None
-    if reads_text and (pipe.text_encoder is None or pipe.tokenizer is None):
-        raise ValueError("prompt: this transformer needs text, and the pipeline has no text encoder and tokenizer")
     for name, value in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{name}: expected a string, got {type(value).__name__}")
-    check_guidance(guidance_scale)
-    if not reads_text and guidance_scale != 1:
-        raise ValueError("guidance_scale: this model reads no text, so there is nothing to guide it by")
-    if not reads_text and (prompt or negative_prompt):
-        warnings.warn("prompt: this model reads no text; the prompt is ignored", stacklevel=3)
+    if not isinstance(guidance_scale, (int, float)) or not math.isfinite(guidance_scale) or guidance_scale < 1:
+        raise ValueError(f"guidance_scale: expected a number of at least 1 (no guidance), got {guidance_scale!r}")
+    if pipe.transformer.config.text_dim is None:
+        if guidance_scale != 1:
+            raise ValueError("guidance_scale: this model reads no text, so there is nothing to guide it by")
+        if prompt or negative_prompt:
+            warnings.warn("prompt: this model reads no text; the prompt is ignored", stacklevel=3)
+    elif pipe.text_encoder is None or pipe.tokenizer is None:
+        raise ValueError("prompt: this transformer needs text, and the pipeline has no text encoder and tokenizer")
     elif negative_prompt and guidance_scale == 1:
         warnings.warn("negative_prompt: it only counts with a guidance_scale above 1", stacklevel=3)
-
-
-def check_guidance(scale: float) -> None:
-    """Raise ValueError unless the scale is a number of at least 1."""
-    if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 1:
-        raise ValueError(f"guidance_scale: expected a number of at least 1 (no guidance), got {scale!r}")
 
 
 def encode_prompt(pipe, prompt: str | None) -> Tensor | None:
     """(1, 512, text_dim) as Wan's pipelines make it: UMT5, padded with zeros; None for a model without text."""
     if pipe.transformer.config.text_dim is None:
         return None
-    try:
-        from ftfy import fix_text  # Wan's pipelines need it to repair broken encodings
-    except ImportError:
-        fix_text = str
-    prompt = " ".join(html.unescape(html.unescape(fix_text(prompt or ""))).split())
-    tokens = pipe.tokenizer(
-        [prompt], padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    ).to(pipe._execution_device)
+    options = dict(padding="max_length", max_length=512, truncation=True, return_tensors="pt")  # Wan's context length
+    tokens = pipe.tokenizer([prompt_clean(prompt or "")], **options).to(pipe._execution_device)
     states = pipe.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state  # (1, 512, text_dim)
     return torch.where(tokens.attention_mask[..., None].bool(), states, 0).to(pipe.transformer.dtype)
 
@@ -55,26 +42,19 @@ def encode_prompt(pipe, prompt: str | None) -> Tensor | None:
 def guided(pipe, negative_prompt: str | None, scale: float) -> SimpleNamespace:
     """The pipeline's models with a `GuidedTransformer`."""
     transformer = GuidedTransformer(pipe.transformer, encode_prompt(pipe, negative_prompt), scale)
-    return SimpleNamespace(**pipe.components | {"transformer": transformer, "mask_estimator": pipe.mask_estimator})
+    return SimpleNamespace(**pipe.components | {"transformer": transformer}, mask_estimator=pipe.mask_estimator)
 
 
 class GuidedTransformer:
-    """A transformer with classifier-free guidance. A call costs two calls of the transformer.
-
-    Args:
-        transformer: `MirageTransformer3DModel`.
-        negative_embeds: (1, L, text_dim) embeddings of the negative prompt.
-        scale: how far the prediction moves away from that of the negative prompt; 1 leaves it unchanged.
-    """
+    """Calls a transformer twice and moves its prediction away from that of the negative prompt, by `scale`; 1 changes
+    nothing. `negative_embeds` are (1, L, text_dim)."""
 
     def __init__(self, transformer, negative_embeds: Tensor, scale: float) -> None:
         self.transformer, self.negative_embeds, self.scale = transformer, negative_embeds, scale
         self.config, self.autocast = transformer.config, transformer.autocast
 
-    def __call__(self, hidden_states, timestep, control, encoder_hidden_states, **options) -> SimpleNamespace:
-        """Takes and returns what the transformer does."""
-        call = dict(hidden_states=hidden_states, timestep=timestep, control=control, **options)
-        wanted = self.transformer(encoder_hidden_states=encoder_hidden_states, **call).sample
-        negative = self.negative_embeds.expand(len(hidden_states), -1, -1)
-        unwanted = self.transformer(encoder_hidden_states=negative, **call).sample
+    def __call__(self, latents: Tensor, timestep: Tensor, control: Tensor, text: Tensor, **options) -> SimpleNamespace:
+        wanted = self.transformer(latents, timestep, control, text, **options).sample
+        negative = self.negative_embeds.expand(len(latents), -1, -1)
+        unwanted = self.transformer(latents, timestep, control, negative, **options).sample
         return SimpleNamespace(sample=unwanted + self.scale * (wanted - unwanted))

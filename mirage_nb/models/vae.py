@@ -20,30 +20,24 @@ TINY_VAE = dict(
 
 
 def build_vae(**overrides):
-    """A small untrained `AutoencoderKLWan`, initialised so that it trains at once.
-
-    PyTorch's default initialisation stalls this network: Kaiming with a linear gain, and a residual block's last
-    convolution at a tenth, do not.
-    """
+    """A small untrained `AutoencoderKLWan`. PyTorch's default initialisation stalls this network: Kaiming with a linear
+    gain, and a residual block's last convolution at a tenth, do not."""
     from diffusers import AutoencoderKLWan
-    from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 
-    vae = AutoencoderKLWan(**{**TINY_VAE, **overrides})
-    for module in vae.modules():
+    vae = AutoencoderKLWan(**TINY_VAE | overrides)
+    for name, module in vae.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
             nn.init.zeros_(module.bias)
-    for module in vae.modules():
-        if isinstance(module, WanResidualBlock):
-            module.conv2.weight.data.mul_(0.1)
+            if name.endswith(".conv2"):  # the last one of a residual block
+                module.weight.data.mul_(0.1)
     return use_frame_kernels(vae)
 
 
 def use_frame_kernels(vae):
-    """Let single frames run through 2D convolutions; the same weights, the same result, many times faster on a CPU.
+    """Let single frames run through 2D convolutions; the same weights and result, many times faster on a CPU.
 
-    A causal 3D convolution pads a lone frame with zeros in the past, so only the last temporal slice of its kernel
-    meets anything. Videos, which come with a cache, still take diffusers' path.
+    A causal 3D convolution pads a lone frame with zeros in the past, so only the last slice of its kernel matters.
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
@@ -72,24 +66,8 @@ def spatial_stride(vae) -> int:
 
 
 def precision(module, device: torch.device):
-    """The autocast to bfloat16 in which our own float32 weights are computed.
-
-    A module whose attribute `autocast` is False (Wan's, see `MiragePipeline`) computes in the precision that it was
-    loaded in, as it does in diffusers.
-    """
+    """The autocast to bfloat16 for our own float32 weights; none for a module whose `autocast` is False (Wan's)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=getattr(module, "autocast", True))
-
-
-@torch.no_grad()
-def visible_latents(vae, frames: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
-    """Latents (C, frames, h, w) of a video in which all is visible (white), the constant half of the layout `wan`.
-
-    A causal VAE: the first latent frames of a long video are those of a short one, so one call serves all segments.
-    """
-    device = torch.device(device or next(vae.parameters()).device)
-    video = torch.ones(1, 3, (frames - 1) * temporal_stride(vae) + 1, *size, device=device)
-    with precision(vae, device):
-        return encode(vae, video)[0]
 
 
 def _statistics(vae, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,14 +77,11 @@ def _statistics(vae, latents: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def encode(vae, video: Tensor) -> Tensor:
-    """Videos (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the posterior's mean.
-
-    Without temporal compression every frame is encoded on its own.
-    """
+    """Videos (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the posterior's mean."""
     batch, _, frames = video.shape[:3]
-    alone = temporal_stride(vae) == 1
+    alone = temporal_stride(vae) == 1  # every frame is encoded on its own
     if alone:
-        video = video.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+        video = video.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
     latents = vae.encode(video.to(vae.dtype)).latent_dist.mode().float()
     mean, std = _statistics(vae, latents)
     latents = (latents - mean) / std
@@ -121,8 +96,26 @@ def decode(vae, latents: Tensor) -> Tensor:
     latents = (latents * std + mean).to(vae.dtype)
     if temporal_stride(vae) > 1:
         return vae.decode(latents).sample.float()
-    video = vae.decode(latents.transpose(1, 2).flatten(0, 1).unsqueeze(2)).sample.float()
+    video = vae.decode(latents.transpose(1, 2).flatten(0, 1).unsqueeze(2)).sample.float()  # (B * t, 3, 1, H, W)
     return video.squeeze(2).unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+def visible_latents(vae, frames: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Latents (C, frames, h, w) of a video in which all is visible (white), the constant half of the layout `wan`.
+    The VAE is causal: the first latent frames of a long video are those of a short one, so one call serves all."""
+    video = torch.ones(1, 3, (frames - 1) * temporal_stride(vae) + 1, *size, device=device)
+    with precision(vae, device):
+        return encode(vae, video)[0]
+
+
+def frame_encoder(vae) -> Callable[[Tensor], Tensor]:
+    """A function that encodes single frames, (N, 3, H, W) in [-1, 1] to latents (N, C, h, w), for `RGBPointCloud`."""
+
+    def encode_frames(pixels: Tensor) -> Tensor:
+        with precision(vae, pixels.device):
+            return encode(vae, pixels[:, :, None])[:, :, 0].float()
+
+    return encode_frames
 
 
 def as_pixels(frames: Tensor) -> Tensor:
@@ -133,16 +126,3 @@ def as_pixels(frames: Tensor) -> Tensor:
 def as_uint8(pixels: Tensor) -> Tensor:
     """Float (..., 3, H, W) in [-1, 1] to uint8 (..., H, W, 3)."""
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-3, -1)
-
-
-def frame_encoder(vae) -> Callable[[Tensor], Tensor]:
-    """A function that encodes single frames: (N, 3, H, W) in [-1, 1] to latents (N, C, h, w).
-
-    `RGBPointCloud` needs it.
-    """
-
-    def encode_frames(pixels: Tensor) -> Tensor:
-        with precision(vae, pixels.device):
-            return encode(vae, pixels[:, :, None])[:, :, 0].float()
-
-    return encode_frames

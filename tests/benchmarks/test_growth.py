@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from micro import build_micro
+
 from mirage_nb.benchmarks.growth import measure_growth
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 

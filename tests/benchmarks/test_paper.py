@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from micro import build_micro
 
 from mirage_nb.benchmarks import paper
 from mirage_nb.models.full_size import full_size_parts
-from mirage_nb.models.presets import build_micro
 
 CPU = torch.device("cpu")
 SMALL = paper.Scale(size=(48, 64), chunks=2, frames=9, stride=8, channels=4)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
+from micro import build_micro
 from typer.testing import CliRunner
 
 from mirage_nb.benchmarks import readout
 from mirage_nb.cli import app
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 

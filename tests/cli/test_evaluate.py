@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from micro import build_micro
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -14,16 +14,28 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from mirage_nb.cli import app
+from mirage_nb.cli import app, notebooks
 from mirage_nb.viz.notebook import CHECK, RECORD
 
-notebooks = import_module("mirage_nb.cli.notebooks")  # by its name the package has the commands
 PATHS = notebooks.find_notebooks()
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
 def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
+
+
+def tagged(notebook: NotebookNode, tag: str) -> list[NotebookNode]:
+    """The cells with a tag, in order."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def solve(notebook: NotebookNode) -> NotebookNode:
+    """A copy in which every exercise's cell is the first python block of its solution."""
+    notebook = copy.deepcopy(notebook)
+    for exercise, solution in zip(tagged(notebook, "exercise"), tagged(notebook, "solution"), strict=True):
+        exercise.source = re.search(r"^```python\n(.*?)\n```", solution.source, re.M | re.S)[1]
+    return notebook
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +45,11 @@ def solved(tmp_path_factory):
 
     def execute(path: Path) -> NotebookNode:
         if path not in done:
-            notebook = notebooks.solve(read(path))
+            notebook = solve(read(path))
             parameters = dict(notebooks.known_values(path.stem)["parameters"])
-            if re.search(r"^output_dir\b", notebooks.tagged(notebook, "parameters")[0].source, re.M):
+            if re.search(r"^output_dir\b", tagged(notebook, "parameters")[0].source, re.M):
                 parameters["output_dir"] = str(folder / path.stem)
-            done[path] = notebooks.execute(notebook, parameters, path.parent, seconds=300)
+            done[path] = notebooks.execute(notebook, parameters, path, seconds=300)
         return done[path]
 
     execute.folder = folder
@@ -94,8 +106,8 @@ def test_saved_notebooks_are_small_and_tell_nothing_of_the_machine(path: Path) -
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from top to bottom"
     known = notebooks.known_values(path.stem)["values"]
     assert list(notebooks.recorded(notebook)) == list(known), "the saved notebook records the known values"
-    verdicts = notebooks.verdicts(notebook)
-    assert verdicts and not any(passed for _, passed in verdicts), "exercises are saved unsolved"
+    checks = notebooks.outputs(notebook, CHECK)
+    assert checks and not any(check.data[CHECK]["passed"] for check in checks), "exercises are saved unsolved"
 
 
 @every_notebook
@@ -104,7 +116,7 @@ def test_a_notebook_has_its_form(path: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) <= 25 and notebook.cells[0].source.startswith(f"# {path.stem[:2]} · ")
     assert not any("sys.path" in cell.source for cell in code)
-    (parameters,) = notebooks.tagged(notebook, "parameters")
+    (parameters,) = tagged(notebook, "parameters")
     assert re.search(r"^seed = 0\b", parameters.source, re.M) and re.search(r"^fast = False\b", parameters.source, re.M)
     tags = [tag for cell in notebook.cells for tag in cell.metadata.tags if tag in ("exercise", "check", "solution")]
     assert tags and tags == ["exercise", "check", "solution"] * (len(tags) // 3)
@@ -158,10 +170,10 @@ def test_a_solution_replaces_its_exercise() -> None:
     words = "<details>\n\n```python\na = 2\n\nb = 3\n```\n\nbecause\n\n```python\nnot = this\n```\n</details>"
     exercise = new_code_cell("a = None", metadata={"tags": ["exercise"]})
     notebook = new_notebook(cells=[exercise, new_markdown_cell(words, metadata={"tags": ["solution"]})])
-    assert notebooks.solve(notebook).cells[0].source == "a = 2\n\nb = 3"
+    assert solve(notebook).cells[0].source == "a = 2\n\nb = 3"
     assert notebook.cells[0].source == "a = None"
     with pytest.raises(ValueError):
-        notebooks.solve(new_notebook(cells=notebook.cells[:1]))
+        solve(new_notebook(cells=notebook.cells[:1]))
 
 
 def test_a_cleaned_notebook_keeps_its_pictures_and_forgets_the_machine() -> None:
@@ -172,13 +184,13 @@ def test_a_cleaned_notebook_keeps_its_pictures_and_forgets_the_machine() -> None
     notebook = new_notebook(
         cells=[cell], metadata={"papermill": {}, "widgets": {}, "language_info": {"name": "python", "version": "3"}}
     )
-    kept = notebooks.cleaned(notebook)
+    kept = nbformat.reads(notebooks.cleaned(notebook), as_version=4)
     assert kept.cells[0].outputs[0].data == {"image/png": "AA", "text/plain": "Live()"}
     assert kept.cells[0].outputs[1].text == f"see {Path('build/a')} and {Path('~/b')}\n"
     assert set(kept.metadata) == {"kernelspec", "language_info"} and "version" not in kept.metadata.language_info
     assert dict(kept.cells[0].metadata) == {"tags": ["check"]}
     assert notebooks.WIDGET_VIEW in cell.outputs[0].data, "the given one stays unchanged"
-    assert notebooks.cleaned(kept) == kept
+    assert notebooks.cleaned(kept) == notebooks.cleaned(notebook)
 
 
 # ---- mirage-nb notebooks

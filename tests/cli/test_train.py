@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from micro import build_micro
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 from scenes import camera, pose, room_views
 
 from mirage_nb.evaluation import evaluate_rooms
 from mirage_nb.evaluation.ablations import BilinearDepth, CornerLift, NearestPoint, NoEdges, variants
 from mirage_nb.memory import LatentGrid
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from micro import build_micro
 
 from mirage_nb.evaluation import evaluate_recording, psnr, there_and_back_room
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 

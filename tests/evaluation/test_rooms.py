@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from micro import build_micro
 from scenes import camera, pose, room_views
 
 from mirage_nb.evaluation.metrics import METRICS
@@ -19,7 +20,6 @@ from mirage_nb.evaluation.rooms import (
     write_enlarged,
 )
 from mirage_nb.memory import LatentGrid, RGBPointCloud
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_wan import DIM, Int8Linear, official_branch, official_lora, wan_backbone
 
-from mirage_nb.models.checkpoints import load_branch, load_lora, to_ours
+from mirage_nb.models.checkpoints import load_weights, to_ours
 from mirage_nb.models.transformer import MirageTransformer3DModel
 
 
@@ -28,7 +28,7 @@ def test_the_official_branch_loads(prefix, tmp_path):
     tensors = official_branch()
     save_file({prefix + name: t for name, t in tensors.items()}, tmp_path / "branch.safetensors")
     transformer = model()
-    load_branch(transformer, tmp_path / "branch.safetensors")
+    load_weights(transformer, "branch", tmp_path / "branch.safetensors")
     block = transformer.vace_blocks[1]
     torch.testing.assert_close(block.attn2.to_out[0].weight, tensors["vace_blocks.1.cross_attn.o.weight"])
     torch.testing.assert_close(transformer.vace_blocks[0].proj_in.weight, tensors["vace_blocks.0.before_proj.weight"])
@@ -85,7 +85,7 @@ def test_the_official_lora_adds_b_times_a(adapter, tmp_path):
     tensors = official_lora(adapter=adapter)
     save_file(tensors, tmp_path / "lora.safetensors")
     plain, adapted = model(), model()
-    load_lora(adapted, tmp_path / "lora.safetensors")
+    load_weights(adapted, "lora", tmp_path / "lora.safetensors")
     plain_names = official_lora()
     for n, block in enumerate(plain.blocks):
         for official, layer in (("self_attn.q", block.attn1.to_q), ("self_attn.o", block.attn1.to_out[0]),
@@ -110,7 +110,7 @@ def test_a_trained_branch_goes_on_a_quantised_backbone(tmp_path):
     quantised = MirageTransformer3DModel.from_wan(backbone).eval()
     save_file(official_branch(), tmp_path / "branch.safetensors")
     for transformer in (quantised, expected):
-        load_branch(transformer, tmp_path / "branch.safetensors")
+        load_weights(transformer, "branch", tmp_path / "branch.safetensors")
     assert isinstance(quantised.blocks[0].ffn.net[2], Int8Linear)
     torch.testing.assert_close(quantised(*inputs()).sample, expected(*inputs()).sample, atol=1e-5, rtol=1e-4)
 
@@ -122,9 +122,9 @@ def test_one_file_may_hold_both(tmp_path):
     save_file(official_branch(), branch)
     save_file(official_lora(), lora)
     at_once, one_by_one = model(), model()
-    load_branch(at_once, both)
-    load_branch(one_by_one, branch)
-    load_lora(one_by_one, lora)
+    load_weights(at_once, "branch", both)
+    load_weights(one_by_one, "branch", branch)
+    load_weights(one_by_one, "lora", lora)
     torch.testing.assert_close(at_once(*inputs()).sample, one_by_one(*inputs()).sample)
 
 
@@ -134,10 +134,6 @@ def test_official_names():
         "dit.blocks.7.self_attn.o.lora_A.default.weight": "blocks.7.attn1.to_out.0.lora_A.weight",
         "pipe.vace.vace_blocks.0.after_proj.weight": "vace_blocks.0.proj_out.weight",
         "vace_blocks.1.modulation": "vace_blocks.1.scale_shift_table",
-        "time_projection.1.weight": "condition_embedder.time_proj.weight",
-        "text_embedding.2.bias": "condition_embedder.text_embedder.linear_2.bias",
-        "head.head.weight": "proj_out.weight",
-        "head.modulation": "scale_shift_table",
     }.items():
         assert to_ours(official) == ours
     assert all(to_ours(name) == name for name, _ in model().named_parameters())
@@ -164,7 +160,10 @@ def test_branch_and_lora_by_the_pipeline(tmp_path):
         (lambda t: t.pop("vace_blocks.1.ffn.2.bias"), "lacks vace_blocks.1.ffn.net.2.bias"),
         (lambda t: t.update({"vace_blocks.7.modulation": torch.zeros(1)}), "holds vace_blocks.7"),
         (lambda t: t.update({"depth_adapter.0.weight": torch.zeros(1)}), "holds depth_adapter.0.weight"),
-        (lambda t: t.update({"vace_patch_embedding.weight": torch.zeros(24, 96, 1, 2, 2)}), r"should be \(24, 12,"),
+        (
+            lambda t: t.update({"vace_patch_embedding.weight": torch.zeros(24, 96, 1, 2, 2)}),
+            r"holds vace_patch_embedding.weight \(24, 96,",
+        ),
         (lambda t: t.update({"vace_blocks.0.modulation": torch.full((1, 6, 24), torch.nan)}), "not finite"),
     ],
 )
@@ -174,7 +173,7 @@ def test_a_branch_that_does_not_fit_leaves_the_model_alone(change, message, tmp_
     save_file(tensors, tmp_path / "branch.safetensors")
     before = {name: p.clone() for name, p in transformer.named_parameters()}
     with pytest.raises(ValueError, match="branch: .*" + message):
-        load_branch(transformer, tmp_path / "branch.safetensors")
+        load_weights(transformer, "branch", tmp_path / "branch.safetensors")
     assert all(torch.equal(p, before[name]) for name, p in transformer.named_parameters())
 
 
@@ -182,11 +181,13 @@ def test_loras_that_do_not_fit(tmp_path):
     def check(tensors, message):
         save_file(tensors, tmp_path / "lora.safetensors")
         with pytest.raises(ValueError, match="lora: .*" + message):
-            load_lora(model(), tmp_path / "lora.safetensors")
+            load_weights(model(), "lora", tmp_path / "lora.safetensors")
 
-    check(official_branch(), "pairs of lora_A and lora_B")
-    check(official_lora(layers=9), "the model has no layer blocks.")
-    check({name: t[:, :3].contiguous() for name, t in official_lora().items()}, "the layer is")
+    half = {name: tensor for name, tensor in official_lora().items() if "lora_A" in name}
+    check(official_branch(), "holds no lora")
+    check(half, "no pair of lora_A and lora_B")
+    check(official_lora(layers=9), "that fits the layer blocks.[4-8]")
+    check({name: t[:, :3].contiguous() for name, t in official_lora().items()}, "that fits the layer")
     (tmp_path / "lora.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="lora: "):
-        load_lora(model(), tmp_path / "lora.safetensors")
+        load_weights(model(), "lora", tmp_path / "lora.safetensors")

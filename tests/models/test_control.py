@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.models.control import control_channels, memory_control
+from mirage_nb.models.control import EXTRA_CHANNELS, memory_control
 from mirage_nb.paths import camera_path
 from mirage_nb.reprojection import Readout
 
@@ -14,7 +14,7 @@ from mirage_nb.reprojection import Readout
 def test_control_is_zero_where_memory_is_empty_but_for_rays():
     cameras = Cameras(torch.eye(4).repeat(3, 1, 1), torch.tensor([4.0, 4.0, 3.0, 2.0]), (4, 6))
     control = memory_control([Readout.empty(cameras, 4)], [cameras])
-    assert control.shape == (1, control_channels(4), 3, 4, 6)
+    assert control.shape == (1, 4 + EXTRA_CHANNELS, 3, 4, 6)
     assert not control[:, :8].any() and control[:, 8:11].any()
     with pytest.raises(ValueError, match="memory_layout"):
         memory_control([Readout.empty(cameras, 4)], [cameras], layout="other")

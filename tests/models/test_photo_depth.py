@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 from PIL import Image
 from tiny_wan import write_depth
 
 from mirage_nb import MiragePipeline
 from mirage_nb.models.photo_depth import TransformersDepth
-from mirage_nb.models.presets import build_micro
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 from torch import nn
 
-from mirage_nb.models.control import control_channels
-from mirage_nb.models.presets import build_micro
+from mirage_nb.models.control import EXTRA_CHANNELS
 from mirage_nb.models.prior import MIN_DEVIATION, MemoryPrior, prior_velocity, surprise
 
 CHANNELS = 4
@@ -16,7 +16,7 @@ CHANNELS = 4
 
 def control_of(tokens, seen=None, offset=None):
     """A control input around tokens (B, C, T, h, w)."""
-    control = torch.zeros(len(tokens), control_channels(CHANNELS), *tokens.shape[2:])
+    control = torch.zeros(len(tokens), CHANNELS + EXTRA_CHANNELS, *tokens.shape[2:])
     control[:, :CHANNELS] = tokens
     control[:, CHANNELS] = 1.0 if seen is None else seen
     if offset is not None:
@@ -25,7 +25,7 @@ def control_of(tokens, seen=None, offset=None):
 
 
 def model(width):
-    return build_micro(memory_prior=True, prior_width=width)["transformer"].eval()
+    return build_micro(prior_width=width)["transformer"].eval()
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.4, 0.97])
@@ -42,24 +42,22 @@ def test_the_velocity_is_the_best_linear_guess(sigma, mean, deviation):
     assert abs((left * (noisy - noisy.mean())).mean()) < 0.01
 
 
-@pytest.mark.parametrize("width", [0, 8])
 @torch.no_grad()
-def test_untrained_it_is_the_token_itself_less_sure_the_farther_off_and_nothing_where_nothing_is_seen(width):
+def test_untrained_it_is_the_token_itself_less_sure_the_farther_off_and_nothing_where_nothing_is_seen():
     g = torch.Generator().manual_seed(0)
     tokens, seen = torch.randn(2, CHANNELS, 3, 4, 6, generator=g), torch.rand(2, 3, 4, 6, generator=g) < 0.5
     tokens = tokens * seen[:, None]
-    near, far = (MemoryPrior(CHANNELS, width)(control_of(tokens, seen, o * seen[:, None])) for o in (0.05, 0.4))
+    near, far = (MemoryPrior(CHANNELS, 8)(control_of(tokens, seen, o * seen[:, None])) for o in (0.05, 0.4))
     assert torch.equal(near[0], tokens) and torch.equal(far[0], tokens)
     unseen = ~seen[:, None].expand_as(tokens)
     assert (near[1][unseen] == 1).all() and (near[1][~unseen] < far[1][~unseen]).all()
 
 
-@pytest.mark.parametrize("width", [0, 8])
 @torch.no_grad()
-def test_an_untrained_model_gives_back_what_the_memory_shows(width):
+def test_an_untrained_model_gives_back_what_the_memory_shows():
     g = torch.Generator().manual_seed(0)
     noise, tokens = (torch.randn(1, CHANNELS, 3, 4, 6, generator=g) for _ in range(2))
-    untrained, control = model(width), control_of(tokens)
+    untrained, control = model(8), control_of(tokens)
     velocity = untrained(noise, torch.full((1, 3), 1000.0), control).sample
     torch.testing.assert_close(noise - velocity, tokens, atol=0.3, rtol=0)  # one step from pure noise
     with_reference = untrained(noise, torch.full((1, 3), 500.0), control[:, :, 1:], num_references=1).sample
@@ -117,9 +115,3 @@ def test_the_branch_sees_what_the_prior_says():
     before = network()
     one.prior.network[-1].bias[:CHANNELS] = 1.0  # another mean
     assert (network() - before).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("options", [{"memory_prior": True, "prior_width": 12}, {"prior_width": 8}])
-def test_a_width_that_cannot_be_is_told(options):
-    with pytest.raises(ValueError, match="prior_width"):
-        build_micro(**options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 
-from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import build_vae, decode, encode
 
 

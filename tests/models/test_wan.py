@@ -227,17 +227,14 @@ def test_another_kind_of_model_is_refused(theirs, folder, tmp_path):
 
 
 def test_too_little_memory_is_told_before_loading(theirs, folder, monkeypatch):
-    from mirage_nb.models import wan
-
-    monkeypatch.setattr(wan, "free_memory", lambda: 1000)
-    with pytest.raises(ValueError, match="model: loading .* GiB of main memory") as error:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    with pytest.warns(UserWarning, match="model: .* GiB of main memory are free"):
         MiragePipeline.from_wan(folder)
-    one_line(error)
 
 
 def test_no_text_encoder(ours, tmp_path):
     write_wan(tmp_path / "silent", text=False)
-    with pytest.raises(ValueError, match="has no text_encoder and no tokenizer, and this transformer reads text"):
+    with pytest.raises(ValueError, match="has no text_encoder, and this transformer reads text"):
         MiragePipeline.from_wan(tmp_path / "silent")
 
     parts = {name: getattr(ours, name) for name in ("vae", "transformer", "scheduler")}

@@ -11,7 +11,7 @@ from mirage_nb.models import vae as vaes
 from mirage_nb.models.vae import visible_latents
 from mirage_nb.paths import camera_path
 
-SIZE = (64, 96)
+SIZE, CPU = (64, 96), torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def pipe(tmp_path_factory):
 
 
 def test_a_visible_video_is_causal_so_short_ones_begin_long_ones(pipe):
-    long = visible_latents(pipe.vae, 9, SIZE)
+    long = visible_latents(pipe.vae, 9, SIZE, CPU)
     assert long.shape == (6, 9, 4, 6)
-    torch.testing.assert_close(visible_latents(pipe.vae, 3, SIZE), long[:, :3], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(visible_latents(pipe.vae, 3, SIZE, CPU), long[:, :3], atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_the_constant_is_encoded_once_and_fed_to_every_segment(pipe, fed):
     calls, encoded, _ = fed
     videos = [shape for shape in encoded if shape[2] > 1]
     assert videos == [(1, 3, 4 * 10 + 1, *SIZE)], "nine frames and two that precede, for all segments"
-    constant = visible_latents(pipe.vae, 11, SIZE)
+    constant = visible_latents(pipe.vae, 11, SIZE, CPU)
     for call in calls:
         torch.testing.assert_close(call["control"][0, 6:], constant[:, : call["control"].shape[2]])
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from micro import build_micro
 
-from mirage_nb.models.presets import build_micro
 from mirage_nb.training.depth import depth_loss
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from micro import build_micro
 
 from mirage_nb.lifting import depth_to_latent
-from mirage_nb.models.presets import build_micro
 from mirage_nb.models.vae import as_pixels, encode
 from mirage_nb.training.encoded import EncodedWalks
 

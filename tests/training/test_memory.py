@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 
-from mirage_nb.models.presets import build_micro, build_scheduler
+from mirage_nb.models.presets import build_scheduler
 from mirage_nb.training.memory import MemoryLoss, shifted, velocity_error
 
 
@@ -72,7 +73,7 @@ def test_short_walks_are_refused(data):
 
 
 def test_transformer_and_prior_learn_on_a_fixed_batch(data, descends):
-    model = build_micro(memory_prior=True, prior_width=8)["transformer"]
+    model = build_micro(prior_width=8)["transformer"]
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     assert descends(MemoryLoss(data, batch=2, rehearse=0.0), model)
     moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from micro import build_micro
 from safetensors.torch import load_file
 
-from mirage_nb.models.presets import build_micro
 from mirage_nb.pipeline import MiragePipeline
 from mirage_nb.training.stages import branch_and_lora, train_transformer
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from micro import build_micro
 
-from mirage_nb.models.presets import build_micro, bundled_model
+from mirage_nb.models.presets import bundled_model
 from mirage_nb.training import vae
 from mirage_nb.training.vae import latent_cost, posterior, reconstruct, set_statistics, vae_loss
 

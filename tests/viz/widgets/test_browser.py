@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no browser found, non
 PIPE = """
 from diffusers.utils import logging
 from mirage_nb import MiragePipeline, Room, viz
-from mirage_nb.models.presets import build_micro
+from micro import build_micro
 logging.disable_progress_bar()
 pipe = MiragePipeline(**build_micro())
 pipe.set_progress_bar_config(disable=True)

@@ -1,0 +1,110 @@
+"""`mirage-nb generate`: a walk through the scene of an image."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mirage_nb.cli.console import one_line, quiet, write_json
+
+
+def generate(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="room:17, or an RGB-D folder, posed photo or photo.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("walk"),
+    prompt: Annotated[str | None, typer.Option(help="What the scene is, for a model that reads text.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What it is not; needs --guidance.")] = None,
+    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance; 1 is none.")] = 1.0,
+    path: Annotated[str | None, typer.Option(help="A named path, as there_and_back:pan_left+push_in.")] = None,
+    action: Annotated[str | None, typer.Option(help="Keystrokes, as 'w-32,j-48,l-48': wasd move, ijkl turn.")] = None,
+    trajectory: Annotated[str | None, typer.Option(help="A file or folder: COLMAP, transforms.json, TUM, ...")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
+    segments: Annotated[int | None, typer.Option(min=1, help="Length in segments, instead of frames.")] = None,
+    memory: Annotated[
+        Literal["latent", "append", "rgb", "rgb_capped", "none"], typer.Option(help="What is kept between segments.")
+    ] = "latent",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps a segment; by default the model's.")] = None,
+    model: Annotated[str | None, typer.Option(help="wan2.2, or a model's folder; by default the bundled one.")] = None,
+    branch: Annotated[Path | None, typer.Option(help="Weights of Wan's memory branch (.safetensors).")] = None,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA for Wan (.safetensors).")] = None,
+    depth_model: Annotated[str | None, typer.Option(help="A depth model of transformers, by name or folder.")] = None,
+    segmentation: Annotated[str | None, typer.Option(help="A model of transformers that masks what moves.")] = None,
+    masked: Annotated[str | None, typer.Option(help="What it masks, as person,sky; by default the usual.")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the video; by default the model's.")] = None,
+    fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
+    export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
+) -> None:
+    """Walk through the scene of an image: video, contact sheet, memory, and report."""
+    with one_line():
+        from mirage_nb.checks import one_of
+        from mirage_nb.cli.models import choose_masks, choose_model, load_model
+        from mirage_nb.data.inputs import choose_path, read_input
+        from mirage_nb.formats.exports import EXPORTS, export_run
+        from mirage_nb.segments import plan_segments
+
+        quiet()  # all that can be checked comes before a large model is loaded
+        formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
+        choice, mask_estimator = choose_model(model, size), choose_masks(segmentation, masked)
+        frames = choice.new_frames * segments + 1 if segments else frames
+        walked = choose_path(path, action, trajectory, frames)
+        scene = read_input(source, walked, frames=frames, size=choice.size, fov=fov)
+        depth = None if scene.depth is None else scene.depth[:1]
+        plan_segments(len(scene.cameras), choice.new_frames, choice.stride)
+        if scene.note:
+            typer.echo(f"note: {scene.note}")
+        pipe, where = load_model(choice, branch, lora, depth_model, depth is not None)
+        typer.echo(f"running on {where}")
+        if mask_estimator is not None:
+            mask_estimator.model.to(pipe._execution_device)
+            pipe.mask_estimator = mask_estimator
+        result = pipe(
+            scene.image, prompt or (scene.prompt if pipe.transformer.config.text_dim else None), negative_prompt,
+            c2w=scene.cameras.c2w, intrinsics=scene.cameras.intrinsics, depth=depth, memory=memory,
+            generator=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
+            output_dir=out / "run",
+        )  # fmt: skip
+        export_run(out, result.frames, scene.cameras[: len(result.frames)], result.depth, formats)
+        report = _save_walk(out, result, scene.truth, memory)
+        write_json(out / "report.json", report | {"input": source, "command": shlex.join(["mirage-nb", *sys.argv[1:]])})
+        for name in ("closed_loop_psnr", "psnr_to_truth"):
+            if name in report:
+                value = report[name]["mean"] if isinstance(report[name], dict) else report[name]
+                typer.echo(f"{name.replace('_', ' ')}: {value:.1f} dB")
+        if "relative_error" in (fit := report["depth_fit"] or {}):
+            words = f"{fit['fitted']} of {fit['frames']} frames fit the memory's, off by {fit['relative_error']:.1%}"
+            typer.echo(f"depth: {words} (median)")
+        typer.echo(f"{report['memory']['tokens']} tokens, {report['memory']['bytes'] / 1024:.0f} KiB; see {out}")
+
+
+def _save_walk(out: Path, result, truth, name: str) -> dict:
+    """Write the videos and the memory of a walk; returns its report, with what a true video and a closed path tell."""
+    import torch
+
+    from mirage_nb.evaluation import as_pixel_mask, closed_loop_psnr, psnr
+    from mirage_nb.viz.colours import latent_colours, token_colours
+    from mirage_nb.viz.video import contact_sheet, side_by_side, write_mp4, write_png
+
+    report, frames = dict(result.report), result.frames
+    truth = None if truth is None else truth[: len(frames)]
+    videos = {name: frames} if truth is None else {"truth": truth, name: frames}
+    write_mp4(out / "video.mp4", side_by_side(videos) if len(videos) > 1 else frames)
+    write_png(out / "contact.png", contact_sheet(videos))
+    result.memory.save(out / "memory.safetensors")
+    if name in ("latent", "append") and len(result.memory):
+        every = max(1, (len(frames) - 1) // max(1, len(result.latents) - 1))  # pixel frames per latent frame
+        colours = latent_colours(result.latents, frames[::every])
+        result.memory.save_ply(out / "memory.ply", token_colours(result.memory.tokens, colours))
+    if torch.allclose(result.c2w[0], result.c2w[-1], atol=1e-5) and len(frames) > 1:
+        report["closed_loop_psnr"] = closed_loop_psnr(frames)
+    if truth is not None and len(frames) > 1:
+
+        def figures(where=None) -> dict:
+            each = psnr(frames[1:], truth[1:], where)  # NaN where the memory showed nothing of a frame
+            return {"mean": each.nanmean().item(), "per_frame": [round(x, 3) for x in each.tolist()]}
+
+        report["psnr_to_truth"] = figures() | {"covered": figures(as_pixel_mask(result.visibility, frames)[1:])}
+    return report
