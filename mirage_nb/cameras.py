@@ -155,13 +155,6 @@ class Cameras:
         """The view of a rectangle of the image whose first row is `top` and first column `left`."""
         return replace(self, intrinsics=self.intrinsics - self.intrinsics.new_tensor([0, 0, left, top]), size=size)
 
-    def mirror(self) -> Cameras:
-        """The cameras of the mirrored video: the world's x changes its sign, and so does each image's horizontal."""
-        flip = self.c2w.new_tensor([-1.0, 1.0, 1.0, 1.0])
-        fx, fy, cx, cy = self.intrinsics.unbind(-1)
-        intrinsics = torch.stack([fx, fy, self.size[1] - cx, cy], -1)
-        return replace(self, c2w=flip[:, None] * self.c2w * flip, intrinsics=intrinsics)
-
     def _pixel_directions(self) -> Tensor:
         """(N, H, W, 3) camera-space directions through the pixel centres, with z = 1."""
         height, width = self.size

@@ -12,16 +12,9 @@ from mirage_nb.models.vae import precision
 
 
 def denoise(
-    models,
-    clean: Tensor,
-    noise: Tensor,
-    control: Tensor,
-    steps: int,
-    *,
-    prompt_embeds: Tensor | None = None,
-    context: Context | None = None,
-    on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
-) -> Tensor:
+    models, clean: Tensor, noise: Tensor, control: Tensor, steps: int, *, prompt_embeds: Tensor | None = None,
+    context: Context | None = None, on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:  # fmt: skip
     """Integrate the flow from noise to latents, the first latent frame clean (paper: segment stitching).
 
     Args:

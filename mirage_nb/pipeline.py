@@ -89,30 +89,17 @@ class MiragePipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
-        self,
-        vae,
-        transformer,
-        scheduler,
-        depth_estimator=None,
-        text_encoder=None,
-        tokenizer=None,
-        autocast: bool = True,
-        references: int = 0,
-        preceding: int = 0,
-        mask_estimator=None,
-    ) -> None:
+        self, vae, transformer, scheduler, depth_estimator=None, text_encoder=None, tokenizer=None,
+        autocast: bool = True, references: int = 0, preceding: int = 0, mask_estimator=None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.register_to_config(autocast=autocast, references=references, preceding=preceding)
         vae.autocast = transformer.autocast = autocast
         self.mask_estimator = mask_estimator
         self.register_modules(
-            vae=use_frame_kernels(vae),
-            transformer=transformer,
-            scheduler=scheduler,
-            depth_estimator=depth_estimator,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-        )
+            vae=use_frame_kernels(vae), transformer=transformer, scheduler=scheduler, depth_estimator=depth_estimator,
+            text_encoder=text_encoder, tokenizer=tokenizer,
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -148,24 +135,12 @@ class MiragePipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        image,
-        prompt: str | None = None,
-        negative_prompt: str | None = None,
-        *,
-        c2w,
-        intrinsics=None,
-        depth=None,
-        moving=None,
-        memory: str | Memory = "latent",
-        num_inference_steps: int = 2,
-        guidance_scale: float = 1.0,
-        generator: torch.Generator | int | None = None,
-        callback_on_step_end: Callable | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
-        output_type: str = "pil",
-        output_dir: str | Path | None = None,
-    ) -> MirageOutput:
+        self, image, prompt: str | None = None, negative_prompt: str | None = None, *, c2w, intrinsics=None,
+        depth=None, moving=None, memory: str | Memory = "latent", num_inference_steps: int = 2,
+        guidance_scale: float = 1.0, generator: torch.Generator | int | None = None,
+        callback_on_step_end: Callable | None = None, callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+        output_type: str = "pil", output_dir: str | Path | None = None,
+    ) -> MirageOutput:  # fmt: skip
         """Walk through the scene of an image.
 
         Args:

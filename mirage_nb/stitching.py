@@ -88,22 +88,11 @@ class Resume:
 
 
 def rollout(
-    models,
-    memories: Sequence[Memory],
-    image: Tensor,
-    cameras: Sequence[Cameras],
-    *,
-    seeds: Sequence[int],
-    num_inference_steps: int = 2,
-    depth: Tensor | None = None,
-    moving: Tensor | None = None,
-    prompt_embeds: Tensor | None = None,
-    on_step: Callable[[int, int, Tensor, Tensor], Tensor] | None = None,
-    references: int = 0,
-    preceding: int = 0,
-    resume: Resume | None = None,
-    device: torch.device | str | None = None,
-) -> Iterator[SegmentResult]:
+    models, memories: Sequence[Memory], image: Tensor, cameras: Sequence[Cameras], *, seeds: Sequence[int],
+    num_inference_steps: int = 2, depth: Tensor | None = None, moving: Tensor | None = None,
+    prompt_embeds: Tensor | None = None, on_step: Callable[[int, int, Tensor, Tensor], Tensor] | None = None,
+    references: int = 0, preceding: int = 0, resume: Resume | None = None, device: torch.device | str | None = None,
+) -> Iterator[SegmentResult]:  # fmt: skip
     """Generate B videos of equal length at once, segment by segment (paper: segment stitching).
 
     Args:

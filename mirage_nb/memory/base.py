@@ -36,15 +36,9 @@ class Memory(Protocol):
         """How many points the memory holds."""
 
     def write(
-        self,
-        latents: Tensor,
-        depth: Tensor,
-        cameras: Cameras,
-        mask: Tensor | None = None,
-        *,
-        frames: Tensor | None = None,
-        time: int | None = None,
-    ) -> int:
+        self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, *,
+        frames: Tensor | None = None, time: int | None = None,
+    ) -> int:  # fmt: skip
         """Add what N views show, and return how many points were added.
 
         Args:

@@ -76,7 +76,6 @@ class RGBPointCloud:
 
     Args:
         encode: maps frames (N, 3, H, W) in [-1, 1] to latents (N, C, h, w).
-        decode: the way back; only needed where `write` is not given the frames.
         max_chunks: how many of the last writes are kept, 2 in GEN3C; None keeps all, as Spatia does.
         stride, channels: of the latents; by default those of the first write.
     """
@@ -84,16 +83,12 @@ class RGBPointCloud:
     FORMAT = "mirage-rgb-points"
 
     def __init__(
-        self,
-        encode: Callable[[Tensor], Tensor],
-        decode: Callable[[Tensor], Tensor] | None = None,
-        max_chunks: int | None = None,
-        stride: int | None = None,
+        self, encode: Callable[[Tensor], Tensor], max_chunks: int | None = None, stride: int | None = None,
         channels: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if max_chunks is not None and max_chunks < 1:
             raise ValueError(f"max_chunks: expected at least 1, or None for all, got {max_chunks}")
-        self.encode, self.decode, self.max_chunks = encode, decode, max_chunks
+        self.encode, self.max_chunks = encode, max_chunks
         self.stride, self.channels, self.frames = stride, channels, 0
         # Positions (P, 3), colours (P, 3) uint8 and footprints (P,) of each write.
         self._chunks: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=max_chunks)
@@ -115,32 +110,24 @@ class RGBPointCloud:
         return torch.cat([chunk[part] for chunk in self._chunks])
 
     def write(
-        self,
-        latents: Tensor,
-        depth: Tensor,
-        cameras: Cameras,
-        mask: Tensor | None = None,
-        *,
-        frames: Tensor | None = None,
-        time: int | None = None,
-    ) -> int:
+        self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, *,
+        frames: Tensor | None = None, time: int | None = None,
+    ) -> int:  # fmt: skip
         """Lift every pixel of frames (N, 3, H, W) in [-1, 1]; see `Memory.write`. Points have no time.
 
         Returns:
             How many points were added.
 
         Raises:
-            ValueError: shapes do not fit, the depth is not given per pixel, or there are neither frames nor `decode`.
+            ValueError: shapes do not fit, the depth is not given per pixel, or there are no frames.
         """
         stride = latent_stride(latents, cameras)
         check_depth(depth, cameras)
         if tuple(depth.shape[1:]) != cameras.size:
             raise ValueError(f"depth: an RGB memory needs it per pixel, {cameras.size}, got {tuple(depth.shape[1:])}")
-        if frames is None and self.decode is None:
-            raise ValueError("frames: an RGB memory needs the decoded frames (N, 3, H, W), or `decode`")
-        frames = self.decode(latents) if frames is None else frames
-        if tuple(frames.shape) != (len(cameras), 3, *cameras.size):
-            raise ValueError(f"frames: expected {(len(cameras), 3, *cameras.size)}, got {tuple(frames.shape)}")
+        if frames is None or tuple(frames.shape) != (len(cameras), 3, *cameras.size):
+            shape = None if frames is None else tuple(frames.shape)
+            raise ValueError(f"frames: an RGB memory needs the decoded {(len(cameras), 3, *cameras.size)}, got {shape}")
         if mask is not None:  # the same cells as the latent memory would take
             _, mask = at_latent_size(depth, mask, cameras, stride)
             mask = mask.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
@@ -165,7 +152,8 @@ class RGBPointCloud:
             return Readout.empty(grid, self.channels or 0)
         render = self.render(cameras)
         visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
-        latents = self.encode(as_picture(render))
+        pictures = torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)  # mid grey in holes
+        latents = self.encode(pictures)
         empty = Readout.empty(grid, latents.shape[1], latents.dtype)
         return Readout(
             latents=torch.where(visibility[:, None], latents, 0),
@@ -209,15 +197,10 @@ class RGBPointCloud:
         if not tensors["positions"].isfinite().all() or not tensors["footprints"].isfinite().all():
             raise ValueError(f"{path}: expected finite numbers, found NaN or infinity")
         names = ("max_chunks", "stride", "channels")
-        memory = RGBPointCloud(self.encode, self.decode, **{name: settings.get(name) for name in names})
+        memory = RGBPointCloud(self.encode, **{name: settings.get(name) for name in names})
         memory._chunks.extend(zip(*(rows.clone().split(sizes) for rows in tensors.values())))
         memory.frames = settings.get("frames", 0)
         return memory
-
-
-def as_picture(render: Readout) -> Tensor:
-    """A render of `RGBPointCloud`, as a VAE sees it: (N, 3, H, W) in [-1, 1], mid grey where nothing was hit."""
-    return torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)
 
 
 MEMORIES = {

@@ -70,15 +70,10 @@ class LatentGrid:
     """
 
     def __init__(
-        self,
-        voxel_size: float = 0.05,
-        policy: str = "keep_first",
-        stride: int | None = None,
-        channels: int | None = None,
-        tolerance: float = 0.2,
-        reach: float = 0.5,
+        self, voxel_size: float = 0.05, policy: str = "keep_first", stride: int | None = None,
+        channels: int | None = None, tolerance: float = 0.2, reach: float = 0.5,
         device: torch.device | str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if policy not in POLICIES:
             raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
         for name, value in (("voxel_size", voxel_size), ("tolerance", tolerance), ("reach", reach)):
@@ -179,15 +174,9 @@ class LatentGrid:
 
     @torch.no_grad()
     def write(
-        self,
-        latents: Tensor,
-        depth: Tensor,
-        cameras: Cameras,
-        mask: Tensor | None = None,
-        *,
-        frames: Tensor | None = None,
-        time: int | None = None,
-    ) -> int:
+        self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, *,
+        frames: Tensor | None = None, time: int | None = None,
+    ) -> int:  # fmt: skip
         """Lift latents (N, C, h, w) with depth, cameras at pixel size, and mask (see `lift`); keep what is new.
 
         Args:

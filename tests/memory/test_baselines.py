@@ -8,7 +8,7 @@ from scenes import camera, paint, pose, room_views
 
 from mirage_nb.masking import writable
 from mirage_nb.memory import Memory
-from mirage_nb.memory.baselines import MEMORIES, NoMemory, RGBPointCloud, as_picture, make_memory
+from mirage_nb.memory.baselines import MEMORIES, NoMemory, RGBPointCloud, make_memory
 from mirage_nb.memory.grid import LatentGrid
 
 STRIDE = 8
@@ -18,10 +18,6 @@ def encode(frames):
     """A stand-in for a VAE: the mean colour of each cell, and its negative."""
     mean = torch.nn.functional.avg_pool2d(frames, STRIDE)
     return torch.cat([mean, -mean], 1)
-
-
-def decode(latents):
-    return latents[:, :3].repeat_interleave(STRIDE, 2).repeat_interleave(STRIDE, 3)
 
 
 def views(*poses):
@@ -164,27 +160,14 @@ def test_the_capped_memory_has_its_last_two_chunks_and_no_other(tmp_path):
         assert len(memory) == 2 * 64 * 96, "the cap outlives the file"
 
 
-def test_a_render_as_a_vae_sees_it():
+def test_what_rgb_refuses():
     latents, depth, cameras, frames = views(HERE)
-    memory = RGBPointCloud(encode)
-    memory.write(latents, depth, cameras, frames=frames)
-    render = memory.render(camera(HERE, pose((0, 0, 0), (0, 2.5, 0))))
-    picture = as_picture(render)
-    assert picture.shape == (2, 3, 64, 96) and (picture[0] - frames[0]).abs().max() <= 1 / 127
-    assert not picture.permute(0, 2, 3, 1)[~render.visibility].any() and not render.visibility[1].all()
-
-
-def test_rgb_without_frames_decodes():
-    latents, depth, cameras, _ = views(HERE)
-    memory = RGBPointCloud(encode, decode)
-    memory.write(latents, depth, cameras)
-    torch.testing.assert_close(memory.read(cameras).latents, latents, atol=1 / 255, rtol=0)
-    with pytest.raises(ValueError, match="frames: .*or `decode`"):
+    with pytest.raises(ValueError, match="frames: an RGB memory needs"):
         RGBPointCloud(encode).write(latents, depth, cameras)
-    with pytest.raises(ValueError, match=r"frames: expected \(1, 3, 64, 96\)"):
-        memory.write(latents, depth, cameras, frames=torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"frames: .*\(1, 3, 64, 96\), got \(1, 3, 8, 8\)"):
+        RGBPointCloud(encode).write(latents, depth, cameras, frames=torch.zeros(1, 3, 8, 8))
     with pytest.raises(ValueError, match="depth: .* per pixel"):
-        memory.write(latents, torch.ones(1, 8, 12), cameras)
+        RGBPointCloud(encode).write(latents, torch.ones(1, 8, 12), cameras, frames=frames)
     with pytest.raises(ValueError, match="max_chunks"):
         RGBPointCloud(encode, max_chunks=0)
 
