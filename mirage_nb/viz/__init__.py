@@ -14,15 +14,12 @@ _NAMES_OF = {
     "colours": (
         "heat", "holes", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
     ),
-    "figures": ("lines", "pictures", "segment_bars", "segment_sheet"),
+    "figures": ("lines", "pictures"),
     "notebook": ("check", "record"),
     "space": ("board", "cloud_view", "plan_view", "show_cloud"),
-    "training": ("bars", "decoded", "film", "loss_curve"),
-    "video": ("contact_sheet", "show_videos", "side_by_side", "write_mp4", "write_png"),
-    "widgets.compare": ("compare",),
+    "video": ("contact_sheet", "decoded", "show_videos", "side_by_side", "write_mp4", "write_png"),
     "widgets.live": ("live",),
     "widgets.path_editor": ("PathEditor",),
-    "widgets.steps": ("measure_steps", "steps_curve"),
     "widgets.walk": ("Walk",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}

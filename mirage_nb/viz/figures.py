@@ -1,4 +1,4 @@
-"""Still figures: tables of pictures, curves, numbers, and a segment opened up."""
+"""Still figures: tables of pictures, curves, and numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from mirage_nb.viz.base import COLOURS, INK, PAPER, QUIET, drawn, font, small, tile_of, title_of
-from mirage_nb.viz.colours import heat, holes, tinted
 
 OTHER_CURVES = ("#0072b2", "#cc79a7", "#56b4e9", "#e69f00", "#7b8494")  # of names that are not in COLOURS
 
@@ -69,50 +67,3 @@ def lines(
     axis.grid(axis="y", color=QUIET, alpha=0.25)
     axis.legend(frameon=False, labelcolor="linecolor", fontsize=9)
     return drawn(figure)
-
-
-def segment_bars(segments) -> Image.Image:
-    """What `plan_segments` gives: a bar a segment, its clean first frame dark and its new frames green."""
-    figure = Figure(figsize=(8, 0.42 * len(segments) + 0.8), layout="constrained")
-    axis = figure.subplots()
-    for segment in segments:
-        length, left = segment.stop - segment.start, segment.start - 0.5
-        axis.barh(segment.index, length, left=left, height=0.62, color=COLOURS["memory"], alpha=0.55)
-        if segment.index:
-            axis.barh(segment.index, 1, left=left, height=0.62, color=COLOURS["truth"])
-        for frame in range(segment.start, segment.stop):
-            dark = segment.index and frame == segment.start
-            axis.text(frame, segment.index, frame, ha="center", va="center", fontsize=8, color="white" if dark else INK)
-    axis.invert_yaxis()
-    axis.set(yticks=range(len(segments)), yticklabels=[f"segment {s.index}" for s in segments], xticks=[])
-    axis.set_xlabel("frames: dark was made by the segment before, green is new", color=QUIET, fontsize=9)
-    axis.spines[:].set_visible(False)
-    return drawn(figure)
-
-
-def segment_sheet(
-    result, readout_frames: Tensor, latent_rgb: Tensor, truth: Tensor | None = None, scene: int = 0
-) -> Image.Image:
-    """One segment opened up: what was read, generated, decoded, measured and written, a column a latent frame.
-
-    Args:
-        result: a `SegmentResult`.
-        readout_frames: (t, H, W, 3) uint8, the readout of the new latent frames, decoded alone.
-        latent_rgb: (t, h, w, 3) uint8, the generated latents as colours.
-        truth: (t, H, W, 3) uint8 of the same frames.
-        scene: which of the batch.
-    """
-    frames, readout = result.frames[scene], result.readouts[scene]
-    new = len(readout) - 1  # the first latent frame is the segment's clean one; it was not generated
-    stride = (len(frames) - (result.index == 0)) // new
-    frames = frames[(result.index == 0) :][stride - 1 :: stride]
-    rows = {} if truth is None else {"truth": truth}
-    rows |= {
-        "read from\nthe memory": holes(readout_frames, readout[1:]),
-        "depth of\nthe readout": heat(readout.depth[1:]),
-        "generated\nlatents": latent_rgb,
-        "decoded": frames,
-        "estimated\ndepth": heat(result.depth[scene][-new:]),
-        "written\n(orange: not)": tinted(frames, ~result.mask[scene][-new:]),
-    }
-    return pictures(rows, [f"latent frame {i + 1}" for i in range(new)], size=1.3)

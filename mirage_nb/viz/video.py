@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from mirage_nb.memory.io import write_aside
+from mirage_nb.models.vae import as_uint8, decode, precision
 from mirage_nb.viz.base import small
 from mirage_nb.viz.figures import table
 from mirage_nb.viz.space import board
@@ -30,6 +32,13 @@ def as_array(frames: Tensor | np.ndarray, name: str = "frames") -> np.ndarray:
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not array.size:
         raise ValueError(f"{name}: expected (T, H, W, 3) uint8, got {array.dtype} of shape {array.shape}")
     return array
+
+
+@torch.no_grad()
+def decoded(vae, latents: Tensor) -> Tensor:
+    """Latents (C, t, h, w) as frames (T, H, W, 3) uint8, as `rollout` decodes them."""
+    with precision(vae, latents.device):
+        return as_uint8(decode(vae, latents[None].float())[0].transpose(0, 1)).cpu()
 
 
 def mp4_bytes(frames: Tensor | np.ndarray, fps: int = 12, quality: int = 17) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Callable
-from html import escape, unescape
+from html import escape
 
 import ipywidgets
 from matplotlib.figure import Figure
@@ -18,14 +18,8 @@ GATHER = 0.015  # seconds in which the events of a dragged slider are gathered i
 
 
 def png(picture: Image.Image | Figure, fast: bool = False) -> bytes:
-    """A picture as PNG; `fast` makes it quickly and somewhat larger.
-
-    Raises:
-        TypeError: it is neither a PIL image nor a matplotlib figure.
-    """
+    """A PIL image or a matplotlib figure as PNG; `fast` makes it quickly and somewhat larger."""
     picture = drawn(picture) if isinstance(picture, Figure) else picture
-    if not isinstance(picture, Image.Image):
-        raise TypeError(f"picture: expected a PIL image or a matplotlib figure, got {type(picture).__name__}")
     buffer = io.BytesIO()
     picture.save(buffer, "png", **({"compress_level": 1} if fast else {"optimize": True}))
     return buffer.getvalue()
@@ -60,48 +54,45 @@ class WithPicture(ipywidgets.VBox):
         }
 
 
-class Latest:
-    """Calls `action()` soon after each `call()`, once for all calls that have come in the meantime.
+def soon(action: Callable[[], None]) -> Callable:
+    """A callback that runs `action()` soon, and only once for all calls that come until then.
 
-    A slider that is dragged sends events faster than a slow picture is drawn. They only say *when* something changed;
-    the action looks up what the values are by then, so stale ones are never drawn. Outside of an event loop (in a
-    script, in a test) the action is called at once.
+    A dragged slider sends events faster than pictures are drawn. The action looks up the values when it runs, so a
+    stale value is never drawn. Without an event loop (in a script, in a test) the action runs at once.
     """
+    waiting = False
 
-    def __init__(self, action: Callable[[], None]) -> None:
-        self.action, self._waiting = action, False
+    def run() -> None:
+        nonlocal waiting
+        waiting = False
+        action()
 
-    def call(self, *_) -> None:
+    def call(*_) -> None:
+        nonlocal waiting
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self.action()
-            return
-        if not self._waiting:
-            self._waiting = True
-            loop.call_later(GATHER, self._run)
+            return action()
+        if not waiting:
+            waiting = True
+            loop.call_later(GATHER, run)
 
-    def _run(self) -> None:
-        self._waiting = False
-        self.action()
+    return call
 
 
 class Status(ipywidgets.HTML):
     """One line of words: what happened (grey), a warning (orange)."""
 
+    words = ""
+
     def say(self, words: str, warning: bool = False) -> None:
         """Show these words."""
-        colour = COLOURS["hole"] if warning else QUIET
-        self.value = f'<span style="color:{colour}">{escape(words)}</span>' if words else ""
+        self.words = words
+        self.value = f'<span style="color:{COLOURS["hole"] if warning else QUIET}">{escape(words)}</span>'
 
     def attempt(self, action: Callable[[], object]) -> None:
-        """Run what a press asked for; an event has no cell that could show an error, so this line shows it."""
+        """Run an action; an event has no cell that could show an error, so this line shows it."""
         try:
             action()
         except Exception as problem:
             self.say(f"{type(problem).__name__}: {problem}", warning=True)
-
-    @property
-    def words(self) -> str:
-        """The words that are shown."""
-        return unescape(self.value.partition(">")[2].rpartition("<")[0])

@@ -9,8 +9,6 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
-SIDE = 384  # pixels of the picture's shorter side
-
 _ESM = """
 function render({ model, el }) {
   const box = document.createElement("div");
@@ -67,10 +65,8 @@ class KeyboardPicture(anywidget.AnyWidget):
 
 def animation(frames: Tensor, milliseconds: int = 90) -> bytes:
     """Frames (n, H, W, 3) uint8 as a WebP that plays once and stays at the last one."""
-    scale = max(1, -(-SIDE // min(frames.shape[1:3])))
-    size = (frames.shape[2] * scale, frames.shape[1] * scale)
-    pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames.numpy()]
+    pictures = [Image.fromarray(frame) for frame in frames.numpy()]
     buffer = io.BytesIO()
     options = {"save_all": True, "append_images": pictures[1:], "duration": milliseconds, "loop": 1}
-    pictures[0].save(buffer, "webp", quality=85, method=0, **(options if len(pictures) > 1 else {}))
+    pictures[0].save(buffer, "webp", quality=90, method=0, **(options if len(pictures) > 1 else {}))
     return buffer.getvalue()

@@ -8,7 +8,7 @@ import ipywidgets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mirage_nb.viz.widgets.base import Latest, Status, WithPicture, png
+from mirage_nb.viz.widgets.base import Status, WithPicture, png, soon
 
 
 class Live(WithPicture):
@@ -17,7 +17,6 @@ class Live(WithPicture):
     Attributes:
         controls: name -> the slider, dropdown or checkbox.
         image: the `ipywidgets.Image`.
-        still: the picture of the values it began with, for pages that run no kernel.
     """
 
     css = "mirage-live"
@@ -28,10 +27,10 @@ class Live(WithPicture):
         self.status = Status()
         rows = [self.named(control, name.replace("_", "-")) for name, control in self.controls.items()]
         super().__init__([*rows, self.image, self.status])
-        self.still = self._refresh()  # a mistake in `draw` shows in the cell, not in the widget
-        latest = Latest(lambda: self.status.attempt(self._refresh))
+        self._first = self._refresh()  # a mistake in `draw` shows in the cell, not in the widget
+        refresh = soon(lambda: self.status.attempt(self._refresh))
         for control in rows:
-            control.observe(latest.call, "value")
+            control.observe(refresh, "value")
 
     def _refresh(self) -> Image.Image | Figure:
         """Draw with the present values."""
@@ -41,15 +40,14 @@ class Live(WithPicture):
         return picture
 
     def picture(self) -> Image.Image | Figure:
-        """The still picture."""
-        return self.still
+        """The picture of the values it began with."""
+        return self._first
 
 
 def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
     """A picture that changes while sliders move. Put it last in a cell, or `display` it.
 
-    Where no kernel runs, the picture of the sliders' first values is shown instead. Events that come while a picture
-    is drawn are dropped, except for the last.
+    Where no kernel runs, the picture of the sliders' first values is shown instead.
 
     Args:
         draw: called as `draw(name=value, ...)`; returns a PIL image or a matplotlib figure.
@@ -60,10 +58,10 @@ def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
     Raises:
         ValueError: a slider is none of these.
     """
-    return Live(draw, {name: control(name, spec) for name, spec in sliders.items()})
+    return Live(draw, {name: _control(name, spec) for name, spec in sliders.items()})
 
 
-def control(name: str, spec) -> ipywidgets.Widget:
+def _control(name: str, spec) -> ipywidgets.Widget:
     """The slider, dropdown or checkbox of one argument, see `live`."""
     look = {
         "description": name.replace("_", " "),
@@ -74,13 +72,13 @@ def control(name: str, spec) -> ipywidgets.Widget:
         return ipywidgets.Checkbox(value=spec, **look)
     if isinstance(spec, list) and spec:
         return ipywidgets.Dropdown(options=spec, value=spec[0], **look)
-    if isinstance(spec, tuple) and len(spec) in (3, 4) and spec[0] <= spec[2] <= spec[1] and spec[0] < spec[1]:
-        low, high, value = spec[:3]
-        if all(isinstance(number, int) for number in spec):
-            return ipywidgets.IntSlider(value, min=low, max=high, step=spec[3] if len(spec) == 4 else 1, **look)
-        step = spec[3] if len(spec) == 4 else (high - low) / 100
-        digits = ".2f" if step < 0.1 else ".1f"
-        return ipywidgets.FloatSlider(value, min=low, max=high, step=step, readout_format=digits, **look)
-    raise ValueError(
-        f"{name}: expected (lowest, highest, value[, step]), a list of choices, True or False, got {spec!r}"
-    )
+    if not isinstance(spec, tuple) or len(spec) not in (3, 4) or not spec[0] <= spec[2] <= spec[1] > spec[0]:
+        expected = "(lowest, highest, value[, step]), a list of choices, True or False"
+        raise ValueError(f"{name}: expected {expected}, got {spec!r}")
+    low, high, value = spec[:3]
+    whole = all(isinstance(number, int) for number in spec)
+    step = spec[3] if len(spec) == 4 else 1 if whole else (high - low) / 100
+    if whole:
+        return ipywidgets.IntSlider(value, min=low, max=high, step=step, **look)
+    digits = ".2f" if step < 0.1 else ".1f"
+    return ipywidgets.FloatSlider(value, min=low, max=high, step=step, readout_format=digits, **look)

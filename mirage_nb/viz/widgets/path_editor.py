@@ -8,6 +8,8 @@ import ipywidgets
 import numpy as np
 import torch
 from PIL import Image
+from scipy.interpolate import PchipInterpolator
+from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
 from mirage_nb import checks
@@ -17,22 +19,21 @@ from mirage_nb.paths import MOVES, camera_path
 from mirage_nb.viz.base import COLOURS, INK, font
 from mirage_nb.viz.colours import pca_colours
 from mirage_nb.viz.space import Plan
-from mirage_nb.viz.widgets.base import Latest, Status, WithPicture, png
+from mirage_nb.viz.widgets.base import Status, WithPicture, png, soon
 
 METRES, DEGREES = 0.02, 1.0  # a frame, at speed 1
-TOUCH = 0.15  # metres from a camera to a token that are too near: without a room, only the tokens tell of walls
 GREY = (217, 221, 228)  # where no camera may stand
 FIELDS = {"x": (-10.0, 10.0, 0.05), "z": (-10.0, 10.0, 0.05), "yaw": (-180.0, 180.0, 1.0)}  # lowest, highest, step
 
 
 class PathEditor(WithPicture):
-    """Compose a camera path, see it from above in the memory, and be warned of walls; `cameras()` is the result.
+    """Compose a camera path and see it from above; `cameras()` is the result.
 
-    Each move adds a key camera at its end. A key camera can be put elsewhere; the path then goes smoothly through it.
+    Each move adds a key camera at its end. A key camera can be moved; the path then goes smoothly through it.
 
     Args:
-        start: a `Room`, whose walls then count, or a camera (`Cameras` of one) to start from.
-        memory: a `LatentGrid` to see the path in.
+        start: a `Room`, of whose walls and things it warns, or a camera (`Cameras` of one) to start from.
+        memory: a memory to see the path in.
         size: (height, width) of a room's pictures.
 
     Attributes:
@@ -52,6 +53,11 @@ class PathEditor(WithPicture):
             raise ValueError("start: expected a Room, or Cameras of one camera")
         self.start = start.to("cpu")
         self.path, self.at = self.start.c2w, [0]
+        self._ground = torch.zeros(0, 3)  # points at the start's height where no camera may stand
+        if self.room is not None:
+            x, z = torch.arange(-0.1, self.room.width + 0.2, 0.06), torch.arange(-0.1, self.room.depth + 0.2, 0.06)
+            grid = torch.cartesian_prod(x, self.start.centers[0, 1:2], z)
+            self._ground = grid[self.room.clearance(grid) < CLEARANCE]
         self._build()
 
     def cameras(self) -> Cameras:
@@ -68,50 +74,42 @@ class PathEditor(WithPicture):
         speeds = {"metres_per_frame": METRES * speed, "degrees_per_frame": DEGREES * speed}
         self.path = torch.cat([self.path, camera_path(move, frames + 1, self.path[-1], **speeds)[1:]])
         self.at = [*self.at, len(self.path) - 1]
-        self._refresh(chosen=len(self.at) - 1)
+        self._refresh(len(self.at) - 1)
 
     def remove(self) -> None:
         """Take the last key camera out, and the way to it; nothing happens where there is none."""
         self.at = self.at[:-1] or [0]
         self.path = self.path[: self.at[-1] + 1]
-        self._refresh(chosen=len(self.at) - 1)
+        self._refresh(len(self.at) - 1)
 
-    def move_key(self, index: int, x: float | None = None, z: float | None = None, yaw: float | None = None) -> None:
-        """Put a key camera elsewhere (metres) or turn it (degrees to the right of +z); its height and tilt stay.
+    def move_key(self, index: int, x: float, z: float, yaw: float) -> None:
+        """Move a key camera (metres) and turn it (degrees to the right of +z); its height and tilt stay.
 
         Raises:
             ValueError: there is no such key; key 0 is where the path starts and stays.
         """
         if not 0 < index < len(self.at):
             raise ValueError(f"index: expected a key from 1 to {len(self.at) - 1} (0 is the start), got {index}")
-        key = self.path[self.at[index]].clone()
-        key[0, 3] = key[0, 3] if x is None else x
-        key[2, 3] = key[2, 3] if z is None else z
         near = self.at[index - 1 : index + 2]  # the key and its neighbours; the rest of the path stays
         keys = self.path[near].clone()
-        keys[1] = key if yaw is None else turned(key, yaw)
+        keys[1] = turned(keys[1], yaw)
+        keys[1, [0, 2], 3] = torch.tensor([x, z], dtype=torch.float32)
         self.path = torch.cat([self.path[: near[0]], through(keys, near), self.path[near[-1] + 1 :]])
-        self._refresh(chosen=index)
+        self._refresh(index)
 
     def blocked(self) -> int | None:
-        """The first frame that comes too near to something: the room's walls, or else tokens of the memory."""
-        if self.room is not None:
-            return self.room.blocked(self.path)
-        if self.memory is None or not len(self.memory):
-            return None
-        near = (torch.cdist(self.path[:, :3, 3], self.memory.positions.cpu()).amin(1) < TOUCH).nonzero()
-        return int(near[0]) if len(near) else None
+        """The first frame that comes too near to a wall or a thing of the room, or None."""
+        return None if self.room is None else self.room.blocked(self.path)
 
-    def plan(self) -> Image.Image:
+    def picture(self) -> Image.Image:
         """The path from above: the memory's tokens, where no camera may stand, key cameras, and where it hits."""
         path, hit = self.cameras(), self.blocked()
         tokens = torch.zeros(0, 3) if self.memory is None else self.memory.positions.cpu()
-        reach = torch.cat([path.centers, tokens, *([] if self.room is None else [self._ground])])
+        reach = torch.cat([path.centers, tokens, self._ground])
         plan = Plan(torch.stack([reach.amin(0) - 0.3, reach.amax(0) + 0.3]), 420)
-        if self.room is not None:
-            plan.tokens(self._ground, torch.tensor(GREY, dtype=torch.uint8).repeat(len(self._ground), 1), 3)
+        plan.tokens(self._ground, torch.tensor(GREY, dtype=torch.uint8).repeat(len(self._ground), 1), 3)
         if len(tokens):
-            plan.tokens(tokens, self._shades)
+            plan.tokens(tokens, pca_colours(self.memory.tokens))
         plan.path(path, self.at)
         for number, (x, y) in enumerate(plan.at(path.centers[self.at])):
             plan.draw.text((x + 6, y - 6), str(number), INK, font(15))
@@ -122,17 +120,7 @@ class PathEditor(WithPicture):
         plan.ruler()
         return plan.image
 
-    def picture(self) -> Image.Image:
-        """The plan."""
-        return self.plan()
-
     def _build(self) -> None:
-        if self.room is not None:  # points of the ground, at the start's height, where no camera may stand
-            x, z = torch.arange(-0.1, self.room.width + 0.2, 0.06), torch.arange(-0.1, self.room.depth + 0.2, 0.06)
-            grid = torch.cartesian_prod(x, self.start.centers[0, 1:2], z)
-            self._ground = grid[self.room.clearance(grid) < CLEARANCE]
-        if self.memory is not None and len(self.memory):
-            self._shades = pca_colours(self.memory.tokens)
         widgets = {
             "move": ipywidgets.Dropdown(options=list(MOVES), value="push_in", description="move"),
             "frames": ipywidgets.BoundedIntText(16, min=1, max=999, description="frames"),
@@ -145,47 +133,36 @@ class PathEditor(WithPicture):
         self.widgets = w = {name: self.named(widget, name) for name, widget in widgets.items()}
         self.status = self.named(Status(), "status")
         self.image = self.named(ipywidgets.Image(format="png", layout={"align_self": "flex-start"}), "plan")
-        actions = {
-            "append": lambda: self.append(w["move"].value, w["frames"].value, w["speed"].value),
-            "remove": self.remove,
-        }
-        for name, action in actions.items():
-            w[name].on_click(lambda _, action=action: self.status.attempt(action))
-        self._filling = False  # the sliders are set by us, not by the user
-        w["key"].observe(lambda change: self._fill(), "value")
-        latest = Latest(lambda: self.status.attempt(self._move_key))
+        append = lambda: self.append(w["move"].value, w["frames"].value, w["speed"].value)  # noqa: E731
+        w["append"].on_click(lambda _: self.status.attempt(append))
+        w["remove"].on_click(lambda _: self.remove())
+        self._filling = False  # True while the widgets are set by us, not by the user
+        w["key"].observe(lambda change: None if self._filling else self._refresh(change["new"] or 0), "value")
+        moved = soon(lambda: self.status.attempt(self._move_chosen))
         for name in FIELDS:
-            w[name].observe(lambda change: None if self._filling else latest.call(), "value")
+            w[name].observe(lambda change: None if self._filling else moved(), "value")
         row = ipywidgets.HBox([ipywidgets.VBox(list(w.values())), self.image], layout={"flex_flow": "row wrap"})
         super().__init__([row, self.status])
-        self._refresh(chosen=0)
+        self._refresh(0)
 
-    def _refresh(self, chosen: int) -> None:
-        self.image.value = png(self.plan(), fast=True)
-        self._filling = True
-        if len(self.widgets["key"].options) != len(self.at) - 1:
-            self.widgets["key"].options = range(1, len(self.at))
-        self.widgets["key"].value = chosen or None
-        self._filling = False
-        self._fill()
-        hit, what = self.blocked(), "what the memory holds" if self.room is None else "a wall or a thing"
-        words = "nothing in the way" if hit is None else f"from frame {hit} on too near to {what}"
-        self.status.say(f"{len(self.path)} frames, {words}", warning=hit is not None)
-
-    def _fill(self) -> None:
-        """Set the sliders to where the chosen key camera is."""
-        index = self.widgets["key"].value
-        if self._filling or index is None:
-            return
-        key = self.path[self.at[index]]
-        self._filling = True
-        for name, value in zip(FIELDS, (key[0, 3], key[2, 3], yaw_of(key))):
-            self.widgets[name].value = round(float(value), 2)
-        self._filling = False
-
-    def _move_key(self) -> None:
+    def _move_chosen(self) -> None:
         if self.widgets["key"].value is not None:
             self.move_key(self.widgets["key"].value, **{name: self.widgets[name].value for name in FIELDS})
+
+    def _refresh(self, chosen: int) -> None:
+        """Show the path, and where the key camera `chosen` is (0: none is chosen)."""
+        w, self._filling = self.widgets, True
+        if len(w["key"].options) != len(self.at) - 1:
+            w["key"].options = range(1, len(self.at))
+        w["key"].value = chosen or None
+        if chosen:
+            key = self.path[self.at[chosen]]
+            for name, value in zip(FIELDS, (key[0, 3], key[2, 3], yaw_of(key))):
+                w[name].value = round(float(value), 2)
+        self._filling = False
+        self.image.value, hit = png(self.picture(), fast=True), self.blocked()
+        words = "nothing in the way" if hit is None else f"from frame {hit} on too near to a wall or a thing"
+        self.status.say(f"{len(self.path)} frames, {words}", warning=hit is not None)
 
 
 def through(keys: Tensor, at: list[int]) -> Tensor:
@@ -194,9 +171,6 @@ def through(keys: Tensor, at: list[int]) -> Tensor:
     Positions follow monotone cubics (they never overshoot a key, so never swing into a wall near it), rotations the
     shortest way.
     """
-    from scipy.interpolate import PchipInterpolator
-    from scipy.spatial.transform import Rotation, Slerp
-
     frames, keys = np.arange(at[0], at[-1] + 1), keys.double().numpy()
     path = np.tile(np.eye(4), (len(frames), 1, 1))
     path[:, :3, :3] = Slerp(at, Rotation.from_matrix(keys[:, :3, :3]))(frames).as_matrix()
@@ -212,8 +186,6 @@ def yaw_of(c2w: Tensor) -> float:
 
 def turned(c2w: Tensor, yaw: float) -> Tensor:
     """The camera (4, 4), turned about the world's vertical until it has this yaw in degrees; its tilt stays."""
-    turn = math.radians(yaw - yaw_of(c2w))
-    c, s = math.cos(turn), math.sin(turn)
-    new = c2w.clone()
-    new[:3, :3] = torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]]) @ c2w[:3, :3]
+    turn, new = Rotation.from_euler("y", yaw - yaw_of(c2w), degrees=True).as_matrix(), c2w.clone()
+    new[:3, :3] = torch.from_numpy(turn).to(c2w) @ c2w[:3, :3]
     return new

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections import deque
 from typing import NamedTuple
 
 import ipywidgets
@@ -38,8 +36,6 @@ KEYS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "step-right": ("move_right", "step right", ("d",)),
 }
 SPEEDS = {"metres_per_frame": 0.05, "degrees_per_frame": 2.0}
-UNDOS = 100  # presses that can be undone: each keeps a copy of the memory
-COLOUR_FRAMES = 32  # frames that the map of colours is made of; more take time and change nothing
 
 
 class State(NamedTuple):
@@ -51,7 +47,6 @@ class State(NamedTuple):
     latents: Tensor | None = None  # (1, C, n, h, w) of all latent frames, None before the first press
     depth: Tensor | None = None  # (1, n, H, W) of these
     presses: tuple[str, ...] = ()
-    seconds: tuple[float, ...] = ()  # of each press
 
 
 class Walk(WithPicture):
@@ -70,7 +65,7 @@ class Walk(WithPicture):
         prompt: for a model with text.
 
     Attributes:
-        frames: (T, H, W, 3) uint8. cameras: T of them. memory: the present one. presses, seconds: the keys so far.
+        frames: (T, H, W, 3) uint8. cameras: T of them. memory: the present one. presses: the keys so far.
 
     Raises:
         ValueError, FileNotFoundError: an argument does not fit.
@@ -84,17 +79,22 @@ class Walk(WithPicture):
     ) -> None:  # fmt: skip
         checks.integer("seed", seed, 0)
         checks.integer("num_inference_steps", num_inference_steps, 1)
-        self.pipe, self.seed, self.num_inference_steps = pipe, seed, num_inference_steps
-        self.room, start = None, torch.eye(4)[None]
+        self.pipe, self.room, start = pipe, None, torch.eye(4)[None]
         if isinstance(scene, Room):
             self.room, size = scene, (128, 128)
             first = Cameras(scene.start(), default_intrinsics(size) if intrinsics is None else intrinsics, size)
             intrinsics, start = first.intrinsics, first.c2w
             scene = self.room.render(first, times=torch.zeros(1)).frames[0]
         given = pipe.check_inputs(scene, start, intrinsics, depth)
-        self._depth = None if given.depth is None else given.depth[None]
-        self._text, self._past = encode_prompt(pipe, prompt), deque(maxlen=UNDOS)
-        self._build(State(given.image[None], given.cameras, pipe.prepare_memory("latent")))
+        self.options = {
+            "seeds": [seed], "num_inference_steps": num_inference_steps, "prompt_embeds": encode_prompt(pipe, prompt),
+            "depth": None if given.depth is None else given.depth[None], "device": pipe._execution_device,
+            "references": pipe.config.references, "preceding": pipe.config.preceding,
+        }  # fmt: skip
+        self._past: list[State] = []
+        self._build()
+        self._show(State(given.image[None], given.cameras, pipe.prepare_memory("latent")), given.image[None])
+        self.status.say("Click the picture, then walk with the arrow keys; a and d step to the side.")
 
     def press(self, key: str) -> Tensor | None:
         """Walk one segment on: generate it and write it to the memory. An error leaves everything as it was.
@@ -109,21 +109,21 @@ class Walk(WithPicture):
             ValueError: an unknown key.
         """
         checks.one_of("key", key, KEYS)
-        clock, state, count = time.perf_counter(), self.state, new_frames_per_segment(self.pipe)
+        state, count = self.state, new_frames_per_segment(self.pipe)
         way = camera_path(KEYS[key][0], count + 1, state.cameras.c2w[-1], **SPEEDS)[1:]
         if self.room is not None and self.room.blocked(way) is not None:
             self.status.say("A wall or a thing is in the way: turn first.", warning=True)
             return None
         cameras = Cameras(torch.cat([state.cameras.c2w, way]), state.cameras.intrinsics[0], state.cameras.size)
         memory = copy.deepcopy(state.memory)
-        result = self._segment(cameras, memory)
+        resume = Resume(len(state.presses), state.latents, state.depth) if state.presses else None
+        result = next(rollout(self.pipe, [memory], state.frames[None, -1], [cameras], resume=resume, **self.options))
         new, latents, depth = result.frames[0, -count:], result.latents.cpu(), result.depth.cpu()
-        if state.latents is not None:
+        if state.presses:
             latents, depth = torch.cat([state.latents, latents], 2), torch.cat([state.depth, depth], 1)
-        seconds = (*state.seconds, time.perf_counter() - clock)
         self._past.append(state)
         frames = torch.cat([state.frames, new])
-        self._show(State(frames, cameras, memory, latents, depth, (*state.presses, key), seconds), new)
+        self._show(State(frames, cameras, memory, latents, depth, (*state.presses, key)), new)
         return new
 
     def undo(self) -> bool:
@@ -135,38 +135,23 @@ class Walk(WithPicture):
         self._show(state, state.frames[-1:])
         return True
 
-    def plan(self, size: int = 260) -> Image.Image | None:
-        """The memory and the way so far from above; None before anything was written."""
+    def plan(self) -> Image.Image:
+        """The memory and the way so far from above; an empty picture before anything was written."""
         if not len(self.memory):
-            return None
-        latents, stride = self.state.latents[0].transpose(0, 1), temporal_stride(self.pipe.vae)
-        some = slice(None, None, 1 + len(latents) // COLOUR_FRAMES)
-        shades = token_colours(self.memory.tokens, latent_colours(latents[some], self.frames[::stride][some]))
-        positions = self.memory.positions.cpu()
+            return Image.new("RGB", (8, 8), PAPER)
+        frames, positions = self.frames[:: temporal_stride(self.pipe.vae)], self.memory.positions.cpu()
+        colours = latent_colours(self.state.latents[0].transpose(0, 1), frames)
         reach = torch.cat([positions, self.cameras.centers])
         bounds = torch.stack([reach.amin(0) - 0.3, reach.amax(0) + 0.3])
-        return plan_view(positions, shades, bounds, size, self.cameras, view=len(self.cameras) - 1)
+        shades = token_colours(self.memory.tokens, colours)
+        return plan_view(positions, shades, bounds, 250, self.cameras, view=len(self.cameras) - 1)
 
     def picture(self) -> Image.Image:
         """Frames of the walk, and the memory from above."""
         words = f"{len(self.presses)} presses: {', '.join(self.presses)}" if self.presses else "before the first press"
-        plan = self.plan(240)
-        return board(
-            {words: contact_sheet({"walk": self.frames}, 6, tile=112)} | ({"from above": plan} if plan else {})
-        )
+        return board({words: contact_sheet({"walk": self.frames}, 6, tile=112), "from above": self.plan()})
 
-    def _segment(self, cameras: Cameras, memory):
-        """The `SegmentResult` of the last segment of these cameras; all before it are done."""
-        pipe, state = self.pipe, self.state
-        resume = Resume(len(state.presses), state.latents, state.depth) if state.presses else None
-        results = rollout(
-            pipe, [memory], state.frames[None, -1], [cameras], seeds=[self.seed], depth=self._depth,
-            num_inference_steps=self.num_inference_steps, prompt_embeds=self._text, references=pipe.config.references,
-            preceding=pipe.config.preceding, resume=resume, device=pipe._execution_device,
-        )  # fmt: skip
-        return next(iter(results))
-
-    def _build(self, state: State) -> None:
+    def _build(self) -> None:
         names = {name: key for key, (_, _, codes) in KEYS.items() for name in codes}
         self.view = KeyboardPicture(listens=list(names))
         self.map = ipywidgets.Image(format="png", layout={"object_fit": "contain", "align_self": "center"})
@@ -180,8 +165,6 @@ class Walk(WithPicture):
         buttons = list(self.buttons.values())
         pair = ipywidgets.HBox([self.view, self.map], layout={"flex_flow": "row wrap"})
         super().__init__([pair, ipywidgets.HBox(buttons[:4]), ipywidgets.HBox(buttons[4:]), self.status])
-        self._show(state, state.frames)
-        self.status.say("Click the picture, then walk with the arrow keys; a and d step aside.")
 
     def _event(self, key: str) -> None:
         self.status.attempt(lambda: self.undo() if key == "undo" else self.press(key))
@@ -189,10 +172,9 @@ class Walk(WithPicture):
     def _show(self, state: State, new: Tensor) -> None:
         """Make this the present state, and play its new frames."""
         self.state, self.frames, self.cameras, self.memory = state, state.frames, state.cameras, state.memory
-        self.presses, self.seconds = state.presses, state.seconds
+        self.presses = state.presses
         with self.view.hold_sync():
             self.view.frames = len(self.frames)
             self.view.picture = animation(new)
-        self.map.value = png(self.plan() or Image.new("RGB", (8, 8), PAPER), fast=True)
-        seconds = f"; {self.seconds[-1]:.1f} s" if self.seconds else ""
-        self.status.say(f"{len(self.frames)} frames, {len(self.memory):,} tokens{seconds}")
+        self.map.value = png(self.plan(), fast=True)
+        self.status.say(f"{len(self.frames)} frames, {len(self.memory):,} tokens")

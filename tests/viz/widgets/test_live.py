@@ -61,8 +61,3 @@ def test_live_tells_of_an_error_and_goes_on():
 def test_live_names_a_slider_that_is_none(spec):
     with pytest.raises(ValueError, match="^yaw: expected"):
         live(lambda yaw: Image.new("RGB", (8, 8)), yaw=spec)
-
-
-def test_what_is_no_picture_is_named():
-    with pytest.raises(TypeError, match="^picture: expected"):
-        live(lambda x: "no picture", x=(0, 4, 0))

@@ -11,7 +11,7 @@ from widget_tools import SIZE, is_shown, scene
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.viz.widgets.path_editor import CLEARANCE, TOUCH, PathEditor, through, turned, yaw_of
+from mirage_nb.viz.widgets.path_editor import CLEARANCE, PathEditor, through, turned, yaw_of
 
 
 @settings(max_examples=20, deadline=None)
@@ -57,10 +57,10 @@ def test_every_move_adds_a_key_camera_that_can_be_chosen_and_moved():
     assert torch.equal(editor.path[[0, 26]], before[[0, 26]]), "its neighbours stay"
     editor.append("orbit_left", 4)
     assert editor.path[10, 0, 3] == 1.5 and w["key"].options == (1, 2, 3)
-    editor.move_key(3, z=2.0)
+    editor.move_key(3, 0.0, 2.0, 10.0)
     assert editor.path[30, 2, 3] == 2.0 and torch.equal(editor.path[10], key)
     with pytest.raises(ValueError, match="^index:"):
-        editor.move_key(0, x=1.0)
+        editor.move_key(0, 1.0, 1.0, 0.0)
     for _ in range(4):
         w["remove"].click()
     assert len(editor.cameras()) == 1 and not w["key"].options and w["key"].value is None
@@ -84,12 +84,11 @@ def test_the_editor_warns_of_walls_at_the_right_frame():
     assert editor.blocked() is None and "nothing in the way" in editor.status.words
 
 
-def test_without_a_room_the_memory_tells_of_walls():
+def test_a_path_can_start_from_any_camera_in_a_memory():
     memory, cameras, _ = scene()
     editor = PathEditor(cameras[0], memory)
-    editor.append("push_in", 20, 1.0)
-    assert editor.blocked() is None
-    editor.append("push_in", 60, 3.0)
-    distance = (memory.positions - editor.cameras().centers[editor.blocked()]).norm(dim=1).min()
-    assert distance < TOUCH
+    editor.append("push_in", 20)
+    assert editor.blocked() is None and torch.equal(editor.cameras().c2w[0], cameras.c2w[0])
     is_shown(editor)
+    with pytest.raises(ValueError, match="^start:"):
+        PathEditor(cameras)

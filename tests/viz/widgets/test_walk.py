@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +11,6 @@ from widget_tools import image, is_shown, rows_of, same
 
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.memory.grid import LatentGrid
-from mirage_nb.viz.widgets.steps import measure_steps, steps_curve
 from mirage_nb.viz.widgets.walk import KEYS, Walk
 
 
@@ -20,7 +18,7 @@ def test_presses_are_one_rollout(pipe):
     walk = Walk(pipe, image(), seed=5)
     new = [walk.press(key) for key in ("left", "forward", "step-right")]
     assert len(walk.frames) == len(walk.cameras) == 1 + sum(map(len, new))
-    assert torch.equal(walk.frames[1:], torch.cat(new)) and len(walk.seconds) == 3
+    assert torch.equal(walk.frames[1:], torch.cat(new))
     once = pipe(image(), c2w=walk.cameras.c2w, generator=5, output_type="uint8")
     assert torch.equal(once.frames, walk.frames) and same(walk.memory, rows_of(once.memory))
     is_shown(walk)
@@ -85,11 +83,3 @@ def test_keys_and_buttons_press(single):
     assert "http" not in walk.view._esm, "nothing is fetched"
     with pytest.raises(ValueError, match="^key:"):
         walk.press("up")
-
-
-def test_steps_are_measured_on_closed_walks(single):
-    rows = measure_steps(single, seeds=[900001], steps=(1, 2))
-    assert [row["steps"] for row in rows] == [1, 2] and all(row["seconds"] > 0 for row in rows)
-    assert all(np.isfinite(row["closed_loop_psnr"]) and np.isfinite(row["psnr_to_truth"]) for row in rows)
-    assert rows[0]["closed_loop_psnr"] != rows[1]["closed_loop_psnr"]
-    assert steps_curve(rows).width > 300
