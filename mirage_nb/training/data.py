@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip

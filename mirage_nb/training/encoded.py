@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent

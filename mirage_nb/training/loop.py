@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
 from mirage_nb.training.data import processes
