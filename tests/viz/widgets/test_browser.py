@@ -89,7 +89,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         port = free.getsockname()[1]
     env = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "IPYTHON"))}
     env |= {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "HF_HUB_OFFLINE": "1",
         "JUPYTERLAB_SETTINGS_DIR": str(base / "settings"),
