@@ -37,7 +37,7 @@ def test_lora_begins_as_nothing_and_merges_into_the_same_model():
     model = build_micro()["transformer"].eval()
     torch.manual_seed(0)
     c = model.config
-    x = torch.randn(1, c.in_channels, 3, 4, 4), torch.full((1,), 500.0), torch.randn(1, c.vace_in_channels, 3, 4, 4)
+    x = torch.randn(1, c.in_channels, 3, 4, 4), torch.full((1, 3), 500.0), torch.randn(1, c.vace_in_channels, 3, 4, 4)
     torch.nn.init.normal_(model.proj_out.weight)
     with torch.no_grad():
         before = model(*x).sample
