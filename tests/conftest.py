@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: pipelines of a few thousand random parameters."""
+"""What several test files share: one pipeline of a few thousand random parameters, and which worker runs what."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from micro import build_micro
 from mirage_nb import MiragePipeline
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["stride1", "stride4"])
-def temporal(request):
-    return request.param
+@pytest.fixture(scope="module")
+def temporal():
+    """Whether a latent frame stands for four frames. Tests of both kinds parametrize it."""
+    return False
 
 
 @pytest.fixture(scope="module")
 def pipe(temporal):
-    """Once with a latent for every frame, once with one for four."""
     pipe = MiragePipeline(**build_micro(temporal=temporal))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-@pytest.fixture(scope="module")
-def single():
-    pipe = MiragePipeline(**build_micro())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One worker runs all tests of a file, so that its fixtures are made once; each notebook is a group of its own."""
+    for item in items:
+        notebook = item.callspec.params.get("path") if hasattr(item, "callspec") else None
+        first = "quickstart" in item.name
+        group = getattr(notebook, "stem", "00_quickstart" if first else str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))

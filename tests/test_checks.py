@@ -22,10 +22,9 @@ NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    pipe = MiragePipeline(**build_micro())
-    pipe.set_progress_bar_config(disable=True)
-    for name in ("vae", "transformer", "depth_estimator"):  # heavy work, which none of these calls may reach
+def guarded(pipe):
+    """A pipeline whose networks, heavy work, none of these calls may reach."""
+    for name in ("vae", "transformer", "depth_estimator"):
         for module in getattr(pipe, name).children():
             module.register_forward_pre_hook(_reached)
     return pipe
@@ -92,45 +91,45 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_each_bad_argument_gets_one_line_that_names_it(pipe, name, tmp_path):
+def test_each_bad_argument_gets_one_line_that_names_it(guarded, name, tmp_path):
     change, message = BAD[name]
     arguments = dict(image=Image.new("RGB", SIZE[::-1]), c2w=PATH, output_dir=tmp_path / "run") | change
     with pytest.raises(ValueError) as error:
-        pipe(arguments.pop("image"), arguments.pop("prompt", None), **arguments)
+        guarded(arguments.pop("image"), arguments.pop("prompt", None), **arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists(), "nothing is written for a call that can't run"
 
 
-def test_the_same_call_without_a_mistake_reaches_the_networks(pipe):
+def test_the_same_call_without_a_mistake_reaches_the_networks(guarded):
     with pytest.raises(AssertionError, match="a network ran"):
-        pipe(Image.new("RGB", SIZE[::-1]), c2w=PATH, depth=DEPTH, intrinsics=[40, 40, 24, 16])
+        guarded(Image.new("RGB", SIZE[::-1]), c2w=PATH, depth=DEPTH, intrinsics=[40, 40, 24, 16])
 
 
-def test_unknown_spots_in_a_depth_map_are_fine(pipe):
+def test_unknown_spots_in_a_depth_map_are_fine(guarded):
     with pytest.raises(AssertionError, match="a network ran"):
-        pipe(Image.new("RGB", SIZE[::-1]), c2w=PATH, depth=edited(edited(DEPTH, 0, NAN), 1, 0))
+        guarded(Image.new("RGB", SIZE[::-1]), c2w=PATH, depth=edited(edited(DEPTH, 0, NAN), 1, 0))
 
 
-def test_files_that_are_no_image(pipe, tmp_path):
+def test_files_that_are_no_image(guarded, tmp_path):
     with pytest.raises(FileNotFoundError, match="image: no such file: .*nowhere.png"):
-        pipe(tmp_path / "nowhere.png", c2w=PATH)
+        guarded(tmp_path / "nowhere.png", c2w=PATH)
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ValueError, match="image: .*text.png can't be read as an image"):
-        pipe(str(tmp_path / "text.png"), c2w=PATH)
+        guarded(str(tmp_path / "text.png"), c2w=PATH)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="image: .*half.png can't be read as an image"):
-        pipe(tmp_path / "half.png", c2w=PATH)
+        guarded(tmp_path / "half.png", c2w=PATH)
 
 
-def test_w2c_passed_for_c2w_is_found_out_by_the_depth(pipe):
+def test_w2c_passed_for_c2w_is_found_out_by_the_depth(guarded):
     cameras = camera(*(pose((0.1 * k, 0.0, -0.1 * k), (0.0, 0.12 * k, 0.0)) for k in range(5)), size=SIZE, focal=40.0)
     depth = box_depth(cameras)
     with pytest.raises(ValueError, match="c2w: these seem to be world-to-camera"):
-        pipe(Image.new("RGB", SIZE[::-1]), c2w=cameras.w2c, intrinsics=cameras.intrinsics, depth=depth)
+        guarded(Image.new("RGB", SIZE[::-1]), c2w=cameras.w2c, intrinsics=cameras.intrinsics, depth=depth)
     with pytest.raises(AssertionError, match="a network ran"):
-        pipe(Image.new("RGB", SIZE[::-1]), c2w=cameras.c2w, intrinsics=cameras.intrinsics, depth=depth)
+        guarded(Image.new("RGB", SIZE[::-1]), c2w=cameras.c2w, intrinsics=cameras.intrinsics, depth=depth)
 
 
 def test_frame_counts_that_do_not_fit_the_stride_offer_the_nearest():
@@ -139,9 +138,9 @@ def test_frame_counts_that_do_not_fit_the_stride_offer_the_nearest():
         pipe(Image.new("RGB", SIZE[::-1]), c2w=camera_path("fixed", 48))
 
 
-def test_a_prompt_that_nobody_reads_is_told(pipe):
+def test_a_prompt_that_nobody_reads_is_told(guarded):
     with pytest.warns(UserWarning, match="prompt: this model reads no text"), pytest.raises(AssertionError):
-        pipe(Image.new("RGB", SIZE[::-1]), "a corridor", c2w=PATH)
+        guarded(Image.new("RGB", SIZE[::-1]), "a corridor", c2w=PATH)
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +225,8 @@ def test_a_broken_state_of_a_run_is_told_and_kept(run, text):
     assert (folder / "state.json").read_text() == text
 
 
-def test_an_output_dir_that_is_a_file(pipe, tmp_path):
+def test_an_output_dir_that_is_a_file(guarded, tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(OSError, match="output_dir: .* is a file, expected a folder"):
-        pipe(Image.new("RGB", SIZE[::-1]), c2w=PATH, output_dir=tmp_path / "file")
+        guarded(Image.new("RGB", SIZE[::-1]), c2w=PATH, output_dir=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "precious"

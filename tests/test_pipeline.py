@@ -26,34 +26,34 @@ def call(pipe, segments: int = 3, **options):
     return pipe(image(), **{"c2w": camera_path("there_and_back", frames), **defaults, **options})
 
 
-def test_seeds_repeat_and_differ(single):
-    one, again, other = call(single), call(single), call(single, generator=2)
+def test_seeds_repeat_and_differ(pipe):
+    one, again, other = call(pipe), call(pipe), call(pipe, generator=2)
     assert torch.equal(one.frames, again.frames) and not torch.equal(one.frames, other.frames)
-    by_generator = [call(single, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    by_generator = [call(pipe, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
     assert torch.equal(by_generator[0].frames, by_generator[1].frames)
-    drawn = call(single, generator=None)
-    assert torch.equal(drawn.frames, call(single, generator=drawn.report["seed"]).frames), "the report tells the seed"
+    drawn = call(pipe, generator=None)
+    assert torch.equal(drawn.frames, call(pipe, generator=drawn.report["seed"]).frames), "the report tells the seed"
 
 
-def test_global_random_state_is_left_alone(single):
+def test_global_random_state_is_left_alone(pipe):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    call(single, segments=1, generator=None)
+    call(pipe, segments=1, generator=None)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_output_types_show_the_same_frames(single):
-    frames = call(single).frames
+def test_output_types_show_the_same_frames(pipe):
+    frames = call(pipe).frames
     assert frames.shape == (7, *SIZE, 3) and frames.dtype == torch.uint8 and torch.equal(frames[0], image())
-    assert np.array_equal(np.stack([np.array(f) for f in call(single, output_type="pil").frames]), frames.numpy())
-    array, tensor = call(single, output_type="np").frames, call(single, output_type="pt").frames
+    assert np.array_equal(np.stack([np.array(f) for f in call(pipe, output_type="pil").frames]), frames.numpy())
+    array, tensor = call(pipe, output_type="np").frames, call(pipe, output_type="pt").frames
     assert np.array_equal((array * 255).round().astype(np.uint8), frames.numpy())
     assert torch.equal(tensor, torch.from_numpy(array).movedim(3, 1))
 
 
-def test_the_report_is_json_and_tells_of_every_segment(single):
-    output = call(single)
+def test_the_report_is_json_and_tells_of_every_segment(pipe):
+    output = call(pipe)
     report = json.loads(json.dumps(output.report))
     assert len(report["segments"]) == 3
     assert set(report["segments"][0]["seconds"]) == {"read", "denoise", "decode", "depth", "write"}
@@ -62,26 +62,30 @@ def test_the_report_is_json_and_tells_of_every_segment(single):
     assert output.c2w.shape == (7, 4, 4)
 
 
-def test_an_existing_memory_is_walked_further(single):
-    first = call(single)
+def test_an_existing_memory_is_walked_further(pipe):
+    first = call(pipe)
     before = first.memory.positions.clone()
     onwards = camera_path("pan_left", 5, first.c2w[-1], degrees_per_frame=15)
-    second = single(first.frames[-1], c2w=onwards, memory=first.memory, generator=5, num_inference_steps=2)
+    second = pipe(first.frames[-1], c2w=onwards, memory=first.memory, generator=5, num_inference_steps=2)
     assert second.memory is first.memory and len(second.memory) > len(before)
     assert torch.equal(second.memory.positions[: len(before)], before), "what was remembered stays"
 
 
-def test_a_callback_may_replace_the_latents(single):
+def test_a_callback_may_replace_the_latents(pipe):
     steps = []
 
     def callback(pipe, step, timestep, given):
         steps.append(step)
         return {"latents": given["latents"] * 0}
 
-    frames = call(single, segments=2, callback_on_step_end=callback).frames
-    assert steps == [0, 1, 2, 3] and not torch.equal(frames, call(single, segments=2).frames)
+    frames = call(pipe, segments=2, callback_on_step_end=callback).frames
+    assert steps == [0, 1, 2, 3] and not torch.equal(frames, call(pipe, segments=2).frames)
 
 
+both = pytest.mark.parametrize("temporal", [False, True], ids=["stride1", "stride4"], scope="module")
+
+
+@both
 def test_saved_and_loaded_it_makes_the_same_video(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
@@ -108,6 +112,7 @@ def stop_at(step: int):
     return callback
 
 
+@both
 @pytest.mark.parametrize("memory", ["latent", "rgb", "none"])
 def test_an_interrupted_run_resumes_to_the_same_video(pipe, memory, tmp_path):
     whole = call(pipe, memory=memory)
@@ -126,8 +131,8 @@ def test_an_interrupted_run_resumes_to_the_same_video(pipe, memory, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["memory.safetensors", *segments, "state.json"]
 
 
-def test_a_crash_between_two_files_loses_one_segment_at_most(single, tmp_path, monkeypatch):
-    whole, write, count = call(single), runs.Run._write_state, []
+def test_a_crash_between_two_files_loses_one_segment_at_most(pipe, tmp_path, monkeypatch):
+    whole, write, count = call(pipe), runs.Run._write_state, []
 
     def crash(run):
         count.append(run.segments)
@@ -138,13 +143,13 @@ def test_a_crash_between_two_files_loses_one_segment_at_most(single, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(runs.Run, "_write_state", crash)
         with pytest.raises(Stop):
-            call(single, output_dir=tmp_path)
+            call(pipe, output_dir=tmp_path)
     assert count == [0, 1, 2] and json.loads((tmp_path / "state.json").read_text())["segments"] == 1
-    assert torch.equal(call(single, output_dir=tmp_path).frames, whole.frames)
+    assert torch.equal(call(pipe, output_dir=tmp_path).frames, whole.frames)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(single, tmp_path, monkeypatch):
-    whole, save = call(single), runs.save_tensors
+def test_a_full_disk_is_told_and_the_run_goes_on_later(pipe, tmp_path, monkeypatch):
+    whole, save = call(pipe), runs.save_tensors
 
     def full(path, *rest):
         if "001" in str(path):
@@ -154,16 +159,16 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(single, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(runs, "save_tensors", full)
         with pytest.raises(OSError, match="output_dir: the disk of .* is full; what was done is kept"):
-            call(single, output_dir=tmp_path)
+            call(pipe, output_dir=tmp_path)
     assert json.loads((tmp_path / "state.json").read_text())["segments"] == 1
-    assert torch.equal(call(single, output_dir=tmp_path).frames, whole.frames)
+    assert torch.equal(call(pipe, output_dir=tmp_path).frames, whole.frames)
 
 
-def test_a_run_without_a_seed_resumes_with_its_own(single, tmp_path):
+def test_a_run_without_a_seed_resumes_with_its_own(pipe, tmp_path):
     with pytest.raises(Stop):
-        call(single, generator=None, output_dir=tmp_path, callback_on_step_end=stop_at(3))
-    resumed = call(single, generator=None, output_dir=tmp_path)
-    assert torch.equal(resumed.frames, call(single, generator=resumed.report["seed"]).frames)
+        call(pipe, generator=None, output_dir=tmp_path, callback_on_step_end=stop_at(3))
+    resumed = call(pipe, generator=None, output_dir=tmp_path)
+    assert torch.equal(resumed.frames, call(pipe, generator=resumed.report["seed"]).frames)
 
 
 @pytest.mark.parametrize(
@@ -177,19 +182,19 @@ def test_a_run_without_a_seed_resumes_with_its_own(single, tmp_path):
         (dict(depth=torch.full(SIZE, 2.0)), "depth"),
     ],
 )
-def test_a_folder_of_another_run_is_refused(single, tmp_path, change, named):
-    call(single, output_dir=tmp_path)
+def test_a_folder_of_another_run_is_refused(pipe, tmp_path, change, named):
+    call(pipe, output_dir=tmp_path)
     with pytest.raises(ValueError, match=f"output_dir: .* holds a run with another {named};"):
-        call(single, output_dir=tmp_path, **change)
+        call(pipe, output_dir=tmp_path, **change)
 
 
-def test_other_weights_are_another_run(single, tmp_path):
-    call(single, segments=1, output_dir=tmp_path)
+def test_other_weights_are_another_run(pipe, tmp_path):
+    call(pipe, segments=1, output_dir=tmp_path)
     with pytest.raises(ValueError, match="another model"):
         call(MiragePipeline(**build_micro(seed=1)), segments=1, output_dir=tmp_path)
 
 
-def test_the_memory_file_is_a_memory(single, tmp_path):
-    output = call(single, output_dir=tmp_path)
+def test_the_memory_file_is_a_memory(pipe, tmp_path):
+    output = call(pipe, output_dir=tmp_path)
     stored = LatentGrid.load(tmp_path / "memory.safetensors")
     assert torch.equal(stored.positions, output.memory.positions) and torch.equal(stored.tokens, output.memory.tokens)

@@ -6,20 +6,11 @@ import json
 import math
 
 import pytest
-from micro import build_micro
 
 from mirage_nb.benchmarks import race
 from mirage_nb.benchmarks.report import PUBLISHED, markdown, memory_rows, seconds, size, stage_rows, times
 from mirage_nb.evaluation import closed_loop_psnr, there_and_back_room
-from mirage_nb.pipeline import MiragePipeline
 from mirage_nb.viz.race import growth, split
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = MiragePipeline(**build_micro())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from micro import build_micro
 from scenes import camera, pose, room_views
 
 from mirage_nb.evaluation.metrics import METRICS
@@ -20,12 +19,6 @@ from mirage_nb.evaluation.rooms import (
     write_enlarged,
 )
 from mirage_nb.memory import LatentGrid, RGBPointCloud
-from mirage_nb.pipeline import MiragePipeline
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return MiragePipeline(**build_micro())
 
 
 def test_a_room_there_and_back_is_a_closed_loop():

@@ -15,25 +15,25 @@ SIZE, CPU = (64, 96), torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory):
+def wan(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wan")
     write_wan(folder)
     parts = MiragePipeline.from_wan(folder, torch_dtype=torch.float32).components
-    pipe = MiragePipeline(**parts, autocast=False, references=4, preceding=2)  # as with a trained branch
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    wan = MiragePipeline(**parts, autocast=False, references=4, preceding=2)  # as with a trained branch
+    wan.set_progress_bar_config(disable=True)
+    return wan
 
 
-def test_a_visible_video_is_causal_so_short_ones_begin_long_ones(pipe):
-    long = visible_latents(pipe.vae, 9, SIZE, CPU)
+def test_a_visible_video_is_causal_so_short_ones_begin_long_ones(wan):
+    long = visible_latents(wan.vae, 9, SIZE, CPU)
     assert long.shape == (6, 9, 4, 6)
-    torch.testing.assert_close(visible_latents(pipe.vae, 3, SIZE, CPU), long[:, :3], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(visible_latents(wan.vae, 3, SIZE, CPU), long[:, :3], atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
-def fed(pipe):
+def fed(wan):
     """What the transformer got, call by call, over three segments there and back, and what the VAE encoded."""
-    calls, encoded, forward, encode = [], [], pipe.transformer.forward, vaes.encode
+    calls, encoded, forward, encode = [], [], wan.transformer.forward, vaes.encode
 
     def spy(hidden_states, timestep, control, encoder_hidden_states=None, **options):
         calls.append(dict(x=hidden_states.clone(), timestep=timestep, control=control, **options))
@@ -44,10 +44,10 @@ def fed(pipe):
         return encode(vae, video)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(pipe.transformer, "forward", spy)
+    patch.setattr(wan.transformer, "forward", spy)
     patch.setattr(vaes, "encode", spy_encode)
     picture = torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    made = pipe(
+    made = wan(
         picture, "a room", c2w=camera_path("there_and_back:pan_left", 97), depth=torch.full((97, *SIZE), 2.0),
         num_inference_steps=1, generator=5, output_type="uint8",
     )  # fmt: skip
@@ -72,11 +72,11 @@ def test_segments_of_nine_latent_frames_with_references_before_and_preceding_aft
         torch.testing.assert_close(context, made.latents[8 * segment - 2 : 8 * segment])
 
 
-def test_the_constant_is_encoded_once_and_fed_to_every_segment(pipe, fed):
+def test_the_constant_is_encoded_once_and_fed_to_every_segment(wan, fed):
     calls, encoded, _ = fed
     videos = [shape for shape in encoded if shape[2] > 1]
     assert videos == [(1, 3, 4 * 10 + 1, *SIZE)], "nine frames and two that precede, for all segments"
-    constant = visible_latents(pipe.vae, 11, SIZE, CPU)
+    constant = visible_latents(wan.vae, 11, SIZE, CPU)
     for call in calls:
         torch.testing.assert_close(call["control"][0, 6:], constant[:, : call["control"].shape[2]])
 

@@ -14,6 +14,7 @@ from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.viz.widgets.walk import KEYS, Walk
 
 
+@pytest.mark.parametrize("temporal", [False, True], scope="module")
 def test_presses_are_one_rollout(pipe):
     walk = Walk(pipe, image(), seed=5)
     new = [walk.press(key) for key in ("left", "forward", "step-right")]
@@ -24,8 +25,8 @@ def test_presses_are_one_rollout(pipe):
     is_shown(walk)
 
 
-def test_undo_is_exact_and_what_follows_is_as_if_nothing_had_been(single):
-    walk = Walk(single, image(), seed=1)
+def test_undo_is_exact_and_what_follows_is_as_if_nothing_had_been(pipe):
+    walk = Walk(pipe, image(), seed=1)
     walk.press("left")
     rows, frames = rows_of(walk.memory), walk.frames.clone()
     walk.press("forward")
@@ -33,7 +34,7 @@ def test_undo_is_exact_and_what_follows_is_as_if_nothing_had_been(single):
     assert walk.undo() and same(walk.memory, rows) and torch.equal(walk.frames, frames)
     assert len(walk.cameras) == len(frames) and walk.presses == ("left",)
     walk.press("right")
-    other = Walk(single, image(), seed=1)
+    other = Walk(pipe, image(), seed=1)
     other.press("left"), other.press("right")
     assert torch.equal(other.frames, walk.frames) and same(walk.memory, rows_of(other.memory))
     walk.undo(), walk.undo()
@@ -41,8 +42,8 @@ def test_undo_is_exact_and_what_follows_is_as_if_nothing_had_been(single):
     assert not walk.undo() and "nothing to undo" in walk.status.words
 
 
-def test_a_failed_press_changes_nothing(single, monkeypatch):
-    walk = Walk(single, image())
+def test_a_failed_press_changes_nothing(pipe, monkeypatch):
+    walk = Walk(pipe, image())
     walk.press("left")
     rows, frames = rows_of(walk.memory), walk.frames.clone()
     original = LatentGrid.write
@@ -59,8 +60,8 @@ def test_a_failed_press_changes_nothing(single, monkeypatch):
     assert "disk is full" in walk.status.words
 
 
-def test_a_wall_stops_the_walk(single):
-    walk = Walk(single, Room(900001))
+def test_a_wall_stops_the_walk(pipe):
+    walk = Walk(pipe, Room(900001))
     while walk.press("forward") is not None:
         assert len(walk.presses) < 50
     frames = len(walk.frames)
@@ -68,8 +69,8 @@ def test_a_wall_stops_the_walk(single):
     assert walk.press("left") is not None and len(walk.frames) > frames
 
 
-def test_keys_and_buttons_press(single):
-    walk = Walk(single, image())
+def test_keys_and_buttons_press(pipe):
+    walk = Walk(pipe, image())
     walk.view.pressed = ["ArrowLeft", 1]
     walk.buttons["forward"].click()
     assert walk.presses == ("left", "forward") and walk.view.frames == len(walk.frames)
