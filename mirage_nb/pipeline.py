@@ -58,17 +58,6 @@ class MirageOutput(BaseOutput):
     visibility: Tensor
 
 
-@dataclass(frozen=True)
-class CheckedInputs:
-    """The arguments of a call, checked: image (H, W, 3) uint8, T cameras, depth (T, H, W) of all frames or (1, H, W) of
-    the first one or None, moving (T, H, W) bool or None."""
-
-    image: Tensor
-    cameras: Cameras
-    depth: Tensor | None
-    moving: Tensor | None
-
-
 class MiragePipeline(DiffusionPipeline):
     """Image and camera path to video, with a spatial memory of latents (arXiv 2606.09828).
 
@@ -172,8 +161,8 @@ class MiragePipeline(DiffusionPipeline):
             checks.one_of("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         checks.integer("num_inference_steps", num_inference_steps, 1)
         seed = checks.as_seed(generator)
-        inputs = self.check_inputs(image, c2w, intrinsics, depth, moving)
-        segments = plan_segments(len(inputs.cameras), new_frames_per_segment(self), temporal_stride(self.vae))
+        image, cameras, depth, moving = self.check_inputs(image, c2w, intrinsics, depth, moving)
+        segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
         text.check_prompt(self, prompt, negative_prompt, guidance_scale)
 
         prompt_embeds = text.encode_prompt(self, prompt)
@@ -181,14 +170,14 @@ class MiragePipeline(DiffusionPipeline):
 
         name = memory if isinstance(memory, str) else type(memory).__name__
         memory = self.prepare_memory(memory)
-        run, parts, first_frame, resume = None, [], inputs.image, None
+        run, parts, first_frame, resume = None, [], image, None
         if output_dir is not None:
             masks = [getattr(self.mask_estimator, key, None) for key in ("name", "moving", "sky")]
             asked = {
-                "image": digest(inputs.image), "c2w": digest(inputs.cameras.c2w),
-                "intrinsics": digest(inputs.cameras.intrinsics), "depth": digest(inputs.depth),
-                "moving": digest(inputs.moving, *masks), "prompt": digest(prompt, negative_prompt, guidance_scale),
+                "image": digest(image), "c2w": digest(cameras.c2w), "intrinsics": digest(cameras.intrinsics),
+                "depth": digest(depth), "moving": digest(moving, *masks),
                 "memory": digest(name, memory.frames, len(memory)),
+                "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),
             }  # fmt: skip
             run = Run(output_dir, asked, seed)
@@ -205,10 +194,8 @@ class MiragePipeline(DiffusionPipeline):
             return (replaced or {}).get("latents", latents)
 
         results = rollout(
-            models, [memory], first_frame[None], [inputs.cameras], seeds=[seed],
-            num_inference_steps=num_inference_steps,
-            depth=None if inputs.depth is None else inputs.depth[None],
-            moving=None if inputs.moving is None else inputs.moving[None],
+            models, [memory], first_frame[None], [cameras], seeds=[seed], num_inference_steps=num_inference_steps,
+            depth=None if depth is None else depth[None], moving=None if moving is None else moving[None],
             prompt_embeds=prompt_embeds, on_step=on_step if callback_on_step_end else None,
             references=self.config.references, preceding=self.config.preceding,
             resume=resume, device=self._execution_device,
@@ -227,7 +214,7 @@ class MiragePipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return MirageOutput(
             frames=_frames_as(output_type, torch.cat([part["frames"] for part in parts])),
-            c2w=inputs.cameras.c2w,
+            c2w=cameras.c2w,
             memory=memory,
             report=_report(parts, memory, seed, num_inference_steps),
             latents=torch.cat([part["latents"] for part in parts], 1).transpose(0, 1),
@@ -235,8 +222,11 @@ class MiragePipeline(DiffusionPipeline):
             visibility=torch.cat([part["visibility"] for part in parts]),
         )
 
-    def check_inputs(self, image, c2w, intrinsics=None, depth=None, moving=None) -> CheckedInputs:
-        """The geometric arguments of `__call__` as tensors.
+    def check_inputs(
+        self, image, c2w, intrinsics=None, depth=None, moving=None
+    ) -> tuple[Tensor, Cameras, Tensor | None, Tensor | None]:
+        """The geometric arguments of `__call__`, checked: image (H, W, 3) uint8, T cameras, depth (T, H, W) of all
+        frames or (1, H, W) of the first one or None, moving (T, H, W) bool or None.
 
         Raises:
             FileNotFoundError, ValueError: one does not fit; the message names it.
@@ -247,7 +237,7 @@ class MiragePipeline(DiffusionPipeline):
         depth, moving = checks.as_depth(depth, cameras), checks.as_mask("moving", moving, cameras)
         if self.depth_estimator is None and (depth is None or len(depth) < len(cameras)):
             raise ValueError("depth: this pipeline has no depth estimator, so depth (T, H, W) of every frame is needed")
-        return CheckedInputs(image, cameras, depth, moving)
+        return image, cameras, depth, moving
 
     def prepare_memory(self, memory: str | Memory) -> Memory:
         """A new memory by name, or the one given.

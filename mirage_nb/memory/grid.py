@@ -28,7 +28,7 @@ POLICIES = ("keep_first", "finest", "average", "append")
 CLOSER_LOOK = 1.5  # a view looks closer where the memory's tokens are wider than this many times its own
 BATCH = 4096  # rows that are projected at once
 FORMAT = "mirage-latent-grid"
-SETTINGS = ("voxel_size", "policy", "stride", "channels", "tolerance", "reach")
+SETTINGS = ("voxel_size", "policy", "stride", "channels", "tolerance")
 COLUMNS = ("positions", "tokens", "footprints", "written", "views")
 
 
@@ -37,9 +37,9 @@ class LatentGrid:
 
     The paper appends every lifted token. Here a write adds only what the memory does not hold yet:
 
-    * *Coverage.* The memory is projected into the written view. A cell is covered if a token lands within `reach` of
-      its centre, at the depth seen there, and was itself seen at least about as finely (its footprint is at most
-      CLOSER_LOOK times the cell's). Two depths agree within a cell's width, or within `tolerance` of the depth, plus
+    * *Coverage.* The memory is projected into the written view. A cell is covered if a token lands in it, at the
+      depth seen there, and was itself seen at least about as finely (its footprint is at most CLOSER_LOOK times the
+      cell's). Two depths agree within a cell's width, or within `tolerance` of the depth, plus
       the surface's slant. So depth that jitters from view to view makes no doubles, which hashing alone would. The
       frames of a write come one after another: each sees what those before it wrote.
     * *Voxels.* What is not covered enters a voxel of its footprint's level. Its edge is a quarter to a half of the
@@ -61,8 +61,6 @@ class LatentGrid:
         channels: channels of a token; by default those of the first write.
         tolerance: how far two depths of one surface may differ, relatively. A strict one lets doubles of a surface in,
             which hang in front of it and hide it (`mirage-nb evaluate ablations` measures that).
-        reach: in cells, at most 0.5. A smaller one also keeps samples of a surface from between the old ones: sharper,
-            and larger.
         device: where the tokens live; by default where the first latents are.
 
     Attributes:
@@ -71,17 +69,14 @@ class LatentGrid:
 
     def __init__(
         self, voxel_size: float = 0.05, policy: str = "keep_first", stride: int | None = None,
-        channels: int | None = None, tolerance: float = 0.2, reach: float = 0.5,
-        device: torch.device | str | None = None,
+        channels: int | None = None, tolerance: float = 0.2, device: torch.device | str | None = None,
     ) -> None:  # fmt: skip
         if policy not in POLICIES:
             raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
-        for name, value in (("voxel_size", voxel_size), ("tolerance", tolerance), ("reach", reach)):
+        for name, value in (("voxel_size", voxel_size), ("tolerance", tolerance)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: expected a number > 0, got {value}")
-        if reach > 0.5:
-            raise ValueError(f"reach: expected at most 0.5, the border of the cell, got {reach}")
-        self.voxel_size, self.policy, self.tolerance, self.reach = voxel_size, policy, tolerance, reach
+        self.voxel_size, self.policy, self.tolerance = voxel_size, policy, tolerance
         self.stride, self.channels, self.frames = stride, channels, 0
         self.device = None if device is None else torch.device(device)
         self._columns: dict[str, Column] = {}
@@ -269,19 +264,18 @@ class LatentGrid:
         surface = torch.full_like(depth.flatten(), torch.nan)  # (h*w,), NaN where no point is
         surface[points.cell] = depth.flatten()[points.cell]
         widths = surface / camera.intrinsics[0, 0]  # (h*w,) metres of a cell
-        allowed = torch.maximum(widths, self.tolerance * surface) + self.reach * slant(depth).flatten()
+        allowed = torch.maximum(widths, self.tolerance * surface)
+        allowed += slant(depth).flatten() / 2  # a token is up to half a cell away from the point
         best, coarse = torch.full_like(surface, EMPTY_KEY, dtype=torch.int64), [points.cell[:0]]
         for rows, _ in self._rows_in_view(camera):
             positions = self._columns["positions"][rows].T.contiguous().T
-            u, v, z, cell, inside = (x[0] for x in land(positions, camera.c2w, camera.intrinsics, camera.size))
+            _, _, z, cell, inside = (x[0] for x in land(positions, camera.c2w, camera.intrinsics, camera.size))
             gap = z.sub_(surface.index_select(0, cell)).abs_()
             agrees = (inside & (gap <= allowed.index_select(0, cell))).nonzero()[:, 0]  # never where surface is NaN
-            u, v, cell, gap, rows = u[agrees], v[agrees], cell[agrees].long(), gap[agrees], rows[agrees]
+            cell, gap, rows = cell[agrees].long(), gap[agrees], rows[agrees]
             fine = self._columns["footprints"][rows] <= CLOSER_LOOK * widths[cell]
-            offset = torch.maximum((u - (u.floor() + 0.5)).abs(), (v - (v.floor() + 0.5)).abs())
-            covers = fine & (offset <= self.reach)
             coarse.append(rows[~fine])
-            best.scatter_reduce_(0, cell[covers], pack(gap[covers], rows[covers]), "amin")
+            best.scatter_reduce_(0, cell[fine], pack(gap[fine], rows[fine]), "amin")
         return unpack(best)[points.cell], torch.cat(coarse)
 
     def delete(self, where: Tensor) -> int:

@@ -29,11 +29,11 @@ def written(*poses) -> LatentGrid:
 def test_save_and_load(tmp_path, dtype):
     views = camera(HERE, TURN)
     latents, depth = room_views(views)
-    grid = LatentGrid(0.03, "finest", tolerance=0.07, reach=0.4)
+    grid = LatentGrid(0.03, "finest", tolerance=0.07)
     grid.write(latents.to(dtype), depth, views)
     grid.save(tmp_path / "memory.safetensors")
     again = LatentGrid.load(tmp_path / "memory.safetensors")
-    for name in ("voxel_size", "policy", "tolerance", "reach", "stride", "channels", "frames", "nbytes"):
+    for name in ("voxel_size", "policy", "tolerance", "stride", "channels", "frames", "nbytes"):
         assert getattr(again, name) == getattr(grid, name), name
     for name in ("positions", "tokens", "footprints", "written", "views"):
         assert torch.equal(getattr(again, name), getattr(grid, name)), name

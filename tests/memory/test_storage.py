@@ -130,7 +130,7 @@ def test_tokens_out_of_view_are_not_projected(monkeypatch):
 def test_occupied_voxels():
     g = torch.Generator().manual_seed(0)
     positions, footprints = torch.randn(3000, 3, generator=g) * 3, torch.full((3000,), 0.2)
-    grid = LatentGrid(voxel_size=0.2, reach=0.01, tolerance=1e-6)  # no token covers a cell, so only voxels count
+    grid = LatentGrid(voxel_size=0.2)
     add(grid, positions, footprints, torch.zeros(3000, 3))
     keys = voxel_keys(positions, footprints, 0.2)
     elsewhere = voxel_keys(positions + 0.1, footprints, 0.2)
