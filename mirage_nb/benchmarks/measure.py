@@ -1,26 +1,15 @@
-"""How the benchmarks measure: a clock, one thread, the spread of repeated runs, and on which machine."""
+"""How the benchmarks measure: on one thread, as the spread of repeated runs, and on which machine."""
 
 from __future__ import annotations
 
 import platform
+import re
 import statistics
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """The wall clock in seconds; on a GPU it waits until the GPU has finished its work."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now
 
 
 @contextmanager
@@ -42,11 +31,11 @@ def spread(values: Iterable[float | None]) -> dict[str, float] | None:
     return {"median": statistics.median(measured), "low": min(measured), "high": max(measured), "runs": len(measured)}
 
 
-def machine(device: torch.device, threads: int) -> dict:
-    """What the figures were measured on."""
-    name, cpuinfo = platform.processor(), Path("/proc/cpuinfo")
+def machine(device: torch.device) -> dict:
+    """What the figures are measured on."""
+    name, cpuinfo = platform.machine(), Path("/proc/cpuinfo")
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    elif cpuinfo.exists() and "model name" in (text := cpuinfo.read_text()):
-        name = text.split("model name", 1)[1].split("\n", 1)[0].strip(" \t:")
-    return {"device": device.type, "name": name, "threads": threads, "torch": torch.__version__}
+    elif cpuinfo.exists() and (model := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())):
+        name = model[1]
+    return {"device": device.type, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import sys
 import warnings
 from pathlib import Path
 
@@ -46,3 +48,21 @@ def write_json(path: Path, content: dict) -> None:
 
     content = json.loads(json.dumps(content), parse_constant=lambda name: None)
     write_aside(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def save_report(path: Path, report: dict) -> None:
+    """Write a report with the command that made it, and say where it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"command": shlex.join(["mirage-nb", *sys.argv[1:]])} | report)
+    typer.echo(f"see {path}")
+
+
+def print_table(rows: list[list[str]], title: str | None = None) -> None:
+    """Print rows of words, the first row the head."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=title)
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,8 +1,7 @@
 """What a memory is worth, in figures: metrics of videos, held-out rooms, real recordings, and ablations."""
 
 from mirage_nb.evaluation.metrics import as_pixel_mask, closed_loop_psnr, ghosts, gradient_energy, measure, psnr
-from mirage_nb.evaluation.recording import evaluate_recording
-from mirage_nb.evaluation.rooms import Method, evaluate_rooms, there_and_back_room
+from mirage_nb.evaluation.walks import Method, evaluate_recording, evaluate_rooms, there_and_back_room
 
 __all__ = [
     "Method", "as_pixel_mask", "closed_loop_psnr", "evaluate_recording", "evaluate_rooms", "ghosts", "gradient_energy",

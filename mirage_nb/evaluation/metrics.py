@@ -7,7 +7,7 @@ same camera.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,10 +16,6 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import cells
 
-METRICS = (
-    "closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "ssim", "gradient_energy",
-    "colour_drift",
-)  # fmt: skip
 MOSTLY = 0.5  # share of a cell's pixels that must show a moving thing, for the cell's token to count as its ghost
 
 
@@ -34,11 +30,9 @@ def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
     return -10 * torch.log10((error * where).sum((-1, -2)) / where.sum((-1, -2)))
 
 
-def ssim(a: Tensor, b: Tensor) -> float:
-    """Mean SSIM of the frames of two videos (scikit-image with its default settings)."""
-    from skimage.metrics import structural_similarity
-
-    return float(np.mean([structural_similarity(x, y, channel_axis=-1) for x, y in zip(a.numpy(), b.numpy())]))
+def mean_psnr(frames: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
+    """Mean PSNR in dB over all frames but the first, at pixels `where` (T, H, W); frames without any are left out."""
+    return psnr(frames[1:], truth[1:], None if where is None else where[1:]).nanmean().item()
 
 
 def closed_loop_psnr(frames: Tensor) -> float:
@@ -74,37 +68,38 @@ def colour_drift(frames: Tensor) -> float:
     return ((last - first).abs() / first.clamp(min=1)).max().item()
 
 
-def measure(frames: Tensor, truth: Tensor, covered: Tensor | None = None, lag: int = 40) -> dict[str, float]:
-    """All `METRICS` of a video on a path there and back.
+def measure(frames: Tensor, truth: Tensor, covered: Tensor, lag: int = 40) -> dict[str, float]:
+    """All metrics of a video on a path there and back.
 
     Args:
         truth: the true video of the same path.
-        covered: (T, H, W) bool, pixels that the memory showed; without it `psnr_to_truth_covered` is NaN.
+        covered: (T, H, W) bool, pixels that the memory showed.
         lag: of `revisit_psnr`.
     """
+    from skimage.metrics import structural_similarity
+
+    pairs = zip(frames[1:].numpy(), truth[1:].numpy())
     return {
         "closed_loop_psnr": closed_loop_psnr(frames),
         "revisit_psnr": revisit_psnr(frames, lag),
-        "psnr_to_truth": psnr(frames[1:], truth[1:]).mean().item(),
-        "psnr_to_truth_covered": math.nan if covered is None else mean_psnr(frames, truth, covered),
-        "ssim": ssim(frames[1:], truth[1:]),
+        "psnr_to_truth": mean_psnr(frames, truth),
+        "psnr_to_truth_covered": mean_psnr(frames, truth, covered),
+        "ssim": float(np.mean([structural_similarity(a, b, channel_axis=-1) for a, b in pairs])),
         "gradient_energy": gradient_energy(frames, truth),
         "colour_drift": colour_drift(frames),
     }
 
 
-def mean_psnr(frames: Tensor, truth: Tensor, where: Tensor) -> float:
-    """Mean PSNR in dB over all frames but the first, at pixels `where` (T, H, W); frames without any are left out."""
-    return psnr(frames[1:], truth[1:], where[1:]).nanmean().item()
-
-
 def summary(values: Iterable[float]) -> dict[str, float]:
     """Mean and half width of its 95% interval (normal approximation) of the finite values."""
-    x = np.array([v for v in values if math.isfinite(v)], dtype=float)
-    if not len(x):
-        return {"mean": math.nan, "ci95": math.nan}
+    x = np.array([v for v in values if math.isfinite(v)])
     half = 1.96 * x.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else math.nan
-    return {"mean": float(x.mean()), "ci95": float(half)}
+    return {"mean": float(x.mean()) if len(x) else math.nan, "ci95": float(half)}
+
+
+def summaries(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The `summary` of each metric over rows with the same metrics."""
+    return {metric: summary(row[metric] for row in rows) for metric in rows[0]}
 
 
 def as_pixel_mask(visibility: Tensor, frames: Tensor) -> Tensor:
@@ -127,11 +122,11 @@ def ghosts(memory, cameras: Cameras, moving: Tensor) -> Tensor:
         moving: (T, H, W) bool, the truth.
     """
     share = cells(moving, memory.stride).float().mean(-1)  # (T, h, w)
+    h, w = share.shape[1:]
     found = torch.zeros(len(memory), dtype=torch.bool)
     for frame in memory.written.unique().tolist():
         mine = (memory.written == frame).cpu()
         uv, _ = cameras[frame].project(memory.positions[mine].cpu())
         column, row = (uv[0] / memory.stride).floor().long().unbind(1)
-        h, w = share.shape[1:]
         found[mine] = share[frame, row.clamp(0, h - 1), column.clamp(0, w - 1)] > MOSTLY
     return found

@@ -1,11 +1,11 @@
-"""Rooms that the model never saw, walked there and back with several methods from equal inputs."""
+"""Walks of held-out rooms and of real recordings, with several methods from equal inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -15,14 +15,12 @@ from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.depth_alignment import NO_SCALE
-from mirage_nb.evaluation.metrics import METRICS, as_pixel_mask, measure, summary
+from mirage_nb.evaluation.metrics import as_pixel_mask, mean_psnr, measure, summaries
 from mirage_nb.memory import Memory, make_memory
 from mirage_nb.models.vae import as_pixels, frame_encoder, spatial_stride
-from mirage_nb.segments import new_frames_per_segment
 from mirage_nb.stitching import SegmentResult, rollout
 
 SCALE = 2  # the RGB memory gets the first frame at so many times its size
-Progress = Callable[[int, int], None]  # called with what is done and how much there is in all
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,8 @@ def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
 
 
 def write_enlarged(memory: Memory, image: Tensor, depth: Tensor, camera: Cameras, encode: Callable) -> None:
-    """Write an image at twice its size, so that an RGB memory has points between the image's pixels.
-
-    Args:
-        image: (H, W, 3) uint8.
-        depth: (H, W) z-depth in metres.
-        encode: pixels (N, 3, H, W) in [-1, 1] to latents (N, C, h, w).
-    """
+    """Write an image (H, W, 3) uint8 with its depth (H, W) at twice its size, so that an RGB memory has points between
+    the image's pixels."""
     large = interpolate(as_pixels(image)[None], scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
     depth = depth.repeat_interleave(SCALE, 0).repeat_interleave(SCALE, 1)  # nearest: no depth is mixed across an edge
     memory.write(encode(large), depth[None], camera.resize(tuple(large.shape[2:])), frames=large, time=0)
@@ -82,22 +75,10 @@ class Walk:
         visibility = torch.cat([segment.visibility[scene] for segment in self.segments])
         return as_pixel_mask(visibility, self.frames[scene])
 
-    @property
-    def seconds_per_segment(self) -> float:
-        """Mean seconds of a segment of one scene."""
-        return sum(sum(s.seconds.values()) for s in self.segments) / len(self.segments) / len(self.memories)
-
 
 @torch.no_grad()
 def walk(
-    pipe,
-    method: Method,
-    clips: Sequence[Clip],
-    seeds: Sequence[int],
-    *,
-    steps: int = 2,
-    depth: Tensor | None = None,
-    on_segment: Callable[[], None] | None = None,
+    pipe, method: Method, clips: Sequence[Clip], seeds: Sequence[int], *, steps: int = 2, depth: Tensor | None = None
 ) -> Walk:
     """Walk the paths of B clips of one length, each from the clip's first frame.
 
@@ -106,7 +87,6 @@ def walk(
         seeds: B of them, of the noise.
         steps: denoising steps per segment.
         depth: (B, T, H, W) of all frames or (B, 1, H, W) of the first ones, in metres; by default it is estimated.
-        on_segment: called after each segment.
     """
     memories = [method.make_memory() for _ in clips]
     image = torch.stack([clip.frames[0] for clip in clips])
@@ -119,15 +99,11 @@ def walk(
         for memory, picture, own, camera in zip(memories, image.to(device), depth[:, 0].to(device), cameras.to(device)):
             method.prepare(memory, picture, own, camera)
     options = dict(references=pipe.config.references, preceding=pipe.config.preceding) | dict(method.options)
-    segments = []
-    for result in rollout(
+    segments = rollout(
         pipe, memories, image, [clip.cameras for clip in clips], seeds=list(seeds), num_inference_steps=steps,
         depth=depth, **options,
-    ):  # fmt: skip
-        segments.append(result)
-        if on_segment is not None:
-            on_segment()
-    return Walk(memories, segments)
+    )  # fmt: skip
+    return Walk(memories, list(segments))
 
 
 def there_and_back_room(seed: int, num_frames: int, size: tuple[int, int] = (128, 128)) -> Clip:
@@ -148,9 +124,8 @@ def evaluate_rooms(
     methods: Sequence[str] | Mapping[str, Method] = ("latent", "rgb", "none"),
     *,
     num_inference_steps: int = 2,
-    true_depth: bool = False,
     batch: int = 16,
-    progress: Progress | None = None,
+    track: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[dict, dict[int, dict[str, Tensor]]]:
     """Walk the same rooms, along the same paths there and back, from the same noise, with each method.
 
@@ -158,9 +133,8 @@ def evaluate_rooms(
         pipe: a `MiragePipeline`.
         seeds: of the rooms and of their noise; those from 900000 on were never trained on.
         methods: names of memories (`make_memory`), or methods of one's own by name.
-        true_depth: give the exact depth of every frame. A generated picture differs from the truth, so its depth does,
-            too: this is an upper bound for the geometry, not a fair comparison.
         batch: rooms generated at once.
+        track: goes through the walks, for example with a progress bar.
 
     Returns:
         A report, `methods.NAME.METRIC.{mean,ci95}` and `rooms.SEED.NAME.METRIC`; and the videos,
@@ -168,40 +142,60 @@ def evaluate_rooms(
     """
     methods = methods if isinstance(methods, Mapping) else methods_by_name(pipe, methods)
     lag = max(40, (num_frames - 2) // 40 * 40)  # 40 frames, as the paper's chunks; 80 where the walk is long
-    groups = [list(seeds[i : i + batch]) for i in range(0, len(seeds), batch)]
-    per_walk = -(-(num_frames - 1) // new_frames_per_segment(pipe))
-    done, total = count(1), per_walk * len(groups) * len(methods)
-
-    def on_segment() -> None:
-        if progress is not None:
-            progress(next(done), total)
-
+    clips = {seed: there_and_back_room(seed, num_frames) for seed in seeds}
+    videos = {seed: {"truth": clip.frames} for seed, clip in clips.items()}
     figures: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in seeds}
-    videos: dict[int, dict[str, Tensor]] = {}
-    for group in groups:
-        clips = [there_and_back_room(seed, num_frames) for seed in group]
-        videos |= {seed: {"truth": clip.frames} for seed, clip in zip(group, clips)}
-        depth = torch.stack([clip.depth for clip in clips]) if true_depth else None
-        for name, method in methods.items():
-            walked = walk(pipe, method, clips, group, steps=num_inference_steps, depth=depth, on_segment=on_segment)
-            for scene, (seed, clip) in enumerate(zip(group, clips)):
-                frames, memory = walked.frames[scene], walked.memories[scene]
-                videos[seed][name] = frames
-                figures[seed][name] = measure(frames, clip.frames, walked.covered(scene), lag) | {
-                    "seconds_per_segment": walked.seconds_per_segment,
-                    "bytes": float(memory.nbytes),
-                    "tokens": float(len(memory)),
-                }
-    columns = (*METRICS, "seconds_per_segment", "bytes", "tokens")
-    means = {name: {m: summary(room[name][m] for room in figures.values()) for m in columns} for name in methods}
-    settings = dict(
-        seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, true_depth=true_depth,
-        revisit_lag=lag,
-    )  # fmt: skip
+    groups = [list(seeds[i : i + batch]) for i in range(0, len(seeds), batch)]
+    for group, (name, method) in track(list(product(groups, methods.items()))):
+        of_group = [clips[seed] for seed in group]
+        walked = walk(pipe, method, of_group, group, steps=num_inference_steps)
+        seconds = sum(sum(segment.seconds.values()) for segment in walked.segments) / len(walked.segments) / len(group)
+        for scene, (seed, memory) in enumerate(zip(group, walked.memories)):
+            frames = videos[seed][name] = walked.frames[scene]
+            figures[seed][name] = measure(frames, clips[seed].frames, walked.covered(scene), lag) | {
+                "seconds_per_segment": seconds, "bytes": float(memory.nbytes), "tokens": float(len(memory)),
+            }  # fmt: skip
+    means = {name: summaries([room[name] for room in figures.values()]) for name in methods}
+    settings = dict(seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, revisit_lag=lag)
     return {"settings": settings, "methods": means, "rooms": {str(s): room for s, room in figures.items()}}, videos
 
 
-def best_median_worst(report: dict, name: str) -> dict[str, int]:
-    """Seeds of the rooms whose loop closes best, middling and worst with one method."""
-    order = sorted(report["rooms"], key=lambda seed: report["rooms"][seed][name]["closed_loop_psnr"])
-    return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
+def evaluate_recording(
+    pipe,
+    clip: Clip,
+    memories: Sequence[str] = ("latent", "none"),
+    *,
+    seeds: Sequence[int] = range(4),
+    num_inference_steps: int = 2,
+    given_depth: bool = True,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> tuple[dict, dict[str, Tensor]]:
+    """Walk the path of a recording with each memory, once for each noise.
+
+    Args:
+        memories: names; `psnr_to_truth_covered` of all of them is measured at the pixels that the first one shows.
+        seeds: of the noise. The report's intervals are over them, and `track` goes through them.
+        given_depth: use the recorded depth of every frame, otherwise that of the first frame alone.
+
+    Returns:
+        A report, `methods.NAME.METRIC.{mean,ci95}` of `psnr_to_truth` and `psnr_to_truth_covered` in dB, and the share
+        of `covered` pixels; and the videos of the first seed, {"recorded": (T, H, W, 3), NAME: ...}.
+    """
+    methods, depth = methods_by_name(pipe, memories), clip.depth if given_depth else clip.depth[:1]
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in memories}
+    videos, shares = {"recorded": clip.frames}, []
+    for seed in track(seeds):
+        for name, method in methods.items():
+            walked = walk(pipe, method, [clip], [seed], steps=num_inference_steps, depth=depth[None])
+            frames = walked.frames[0]
+            if name == memories[0]:
+                covered = walked.covered(0)
+                shares.append(covered[1:].float().mean().item())
+            videos.setdefault(name, frames)
+            figures[name].append({
+                "psnr_to_truth": mean_psnr(frames, clip.frames),
+                "psnr_to_truth_covered": mean_psnr(frames, clip.frames, covered),
+            })  # fmt: skip
+    means = {name: summaries(rows) for name, rows in figures.items()}
+    settings = dict(frames=len(clip.frames), seeds=list(seeds), given_depth=given_depth)
+    return {"settings": settings, "methods": means, "covered": sum(shares) / len(shares)}, videos
