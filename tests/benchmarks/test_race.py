@@ -8,7 +8,7 @@ import math
 import pytest
 
 from mirage_nb.benchmarks import race
-from mirage_nb.benchmarks.report import PUBLISHED, markdown, memory_rows, seconds, size, stage_rows, times
+from mirage_nb.benchmarks.report import PUBLISHED, markdown, seconds, size, stage_rows, times
 from mirage_nb.evaluation import closed_loop_psnr, there_and_back_room
 from mirage_nb.viz.race import growth, split
 
@@ -46,6 +46,15 @@ def test_measuring_does_not_change_the_walk(pipe):
     assert measured["chunks"][-1]["tokens"] == len(out.memory)
 
 
+def test_appending_grows_with_every_lap(pipe):
+    report = race.race(pipe, runs=1, chunks=2, laps=3, size=(64, 64))
+    tokens = {name: [c["tokens"]["median"] for c in m["chunks"]] for name, m in report["memories"].items()}
+    assert all(len(column) == 6 for column in tokens.values())
+    first, second, third = tokens["append"][1::2]
+    assert second > first and abs((third - second) - (second - first)) <= 0.1 * (second - first)
+    assert tokens["latent"][5] - tokens["latent"][1] < third - first
+
+
 def test_a_stage_of_one_run_enters_every_total():
     runs = [{"chunks": [{"frames": 2, "seconds": {"read": r, **({"encode": 10.0} if i == 0 else {})}, "bytes": 4}]}
             for i, r in enumerate((1.0, 3.0, 2.0))]  # fmt: skip
@@ -69,17 +78,24 @@ def test_ratios_count_only_their_stages():
 def test_tables_have_a_row_for_every_memory(report):
     rows = stage_rows(report)
     assert len(rows) == 1 + len(race.MEMORIES) and rows[0][1:7] == list(race.STAGES)
-    held = memory_rows(report, 3)
-    assert len(held) == len(race.MEMORIES), "no row for a memory that holds nothing"
-    for table in (rows, held, PUBLISHED):
+    own = stage_rows(report, 2, race.MEMORY_STAGES)
+    assert own[0][0].startswith("chunk 2") and own[0][1:4] == list(race.MEMORY_STAGES)
+    for table in (rows, own, PUBLISHED):
         assert len({len(row) for row in table}) == 1
         assert len(markdown(table).splitlines()) == len(table) + 1
 
 
 def test_figures_as_words():
-    assert size(1536) == "1.50 KiB" and size(2.5 * 2**30) == "2.50 GiB" and size(0) == "0 B"
-    assert seconds({"median": 0.0123, "low": 0.012, "high": 0.013, "runs": 5}) == "12.3 ms (12.0 to 13.0)"
-    assert seconds({"median": 15.0, "low": 15.0, "high": 15.0, "runs": 1}) == "15.0 s" and seconds(None) == "–"
+    assert (
+        size(1536) == "1.50 KiB"
+        and size(2.5 * 2**30) == "2.50 GiB"
+        and size(1010 * 2**10) == "1,010 KiB"
+        and size(0) == "–"
+    )
+
+    assert (
+        seconds(0.0123) == "12.3 ms" and seconds(15.0) == "15.0 s" and seconds(0.25) == "250 ms" and seconds(0) == "–"
+    )
     assert times(10.57) == "10.6 x" and times(53586) == "53,586 x"
 
 

@@ -26,29 +26,16 @@ def test_the_plain_way_gives_the_same_readout():
 
 
 def test_rows_of_both_scenes():
-    said = []
-    rows = readout.readouts(0, said.append, frames=(2,))
-    assert [row["scene"] for row in rows] == ["in view", "room"] and len(said) == 2
+    rows = readout.measure_readout(0, frames=(2,))["readout"]
+    assert [row["scene"] for row in rows] == ["in view", "room"]
     assert all(row["tokens"] == 2 * 44 * 80 and row["points_ms"] > 0 for row in rows)
 
 
-def test_the_scene_grows_out_of_view():
-    grids = [LatentGrid(stride=16, channels=48, policy="append") for _ in range(2)]
-    readout.write_views(grids[0], 1, 0.1, seed=0)
-    readout.write_views(grids[1], 1, 0.1, seed=0, away=torch.tensor([0.0, 0.0, -15.0]))
-    seen = [grid.read(readout.read_views()).visibility for grid in grids]
-    assert seen[0].float().mean() > 0.5 and not seen[1].any()
-    rows = readout.growing(0, lambda line: None, plots=(1, 2))
-    assert rows[1]["tokens"] == 2 * rows[0]["tokens"]
-
-
 def test_two_different_readouts_are_an_error(monkeypatch):
-    monkeypatch.setattr(
-        readout, "reproject", lambda *columns: LatentGrid(stride=16, channels=48).read(readout.read_views())
-    )
-    monkeypatch.setattr(readout, "PLOT_FRAMES", 1)
+    empty = LatentGrid(stride=16, channels=48).read(readout.read_views())
+    monkeypatch.setattr(readout, "plain_readout", lambda *columns: empty)
     with pytest.raises(RuntimeError, match="differ"):
-        readout.growing(0, lambda line: None, plots=(1,))
+        readout.measure_readout(0, frames=(1,))
 
 
 def test_spread_leaves_out_what_was_not_measured():

@@ -17,25 +17,20 @@ def run(*args) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_race_and_growth(tmp_path):
+def test_race(tmp_path):
     MiragePipeline(**build_micro()).save_pretrained(tmp_path / "model")
     options = "--model", tmp_path / "model", "--out", tmp_path
     code, text = run("race", "--runs", 1, "--chunks", 2, "--device", "cpu", *options)
     assert code == 0, text
     report = json.loads((tmp_path / "race-tiny.json").read_text())
     assert report["settings"]["runs"] == 1 and report["machine"]["device"] == "cpu" and "command" in report
-    code, text = run("growth", "--seeds", "900000", "--laps", 2, "--frames", 5, *options)
-    assert code == 0 and json.loads((tmp_path / "growth.json").read_text())["laps"] == 2, text
     code, text = run("race", "--runs", 0, "--out", tmp_path)
     assert code == 2 and "runs" in text
 
 
 def test_readout(tmp_path, monkeypatch):
-    rows = {
-        "readout": [{"scene": "room", "tokens": 7, "plain_ms": 3.0, "points_ms": 2.0, "splats_ms": 1.0}],
-        "growing": [{"tokens": 7, "ms": 2.0, "all_ms": 1.0}],
-    }
-    monkeypatch.setattr(readout, "measure_readout", lambda seed, say: rows)
+    rows = [{"scene": "room", "tokens": 7, "plain_ms": 3.0, "points_ms": 2.0, "splats_ms": 1.0}]
+    monkeypatch.setattr(readout, "measure_readout", lambda seed, track: {"readout": rows})
     code, text = run("readout", "--out", tmp_path)
     assert code == 0, text
-    assert json.loads((tmp_path / "readout.json").read_text())["readout"] == rows["readout"]
+    assert json.loads((tmp_path / "readout.json").read_text())["readout"] == rows

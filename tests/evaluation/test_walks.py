@@ -1,4 +1,4 @@
-"""Rooms walked there and back with several methods."""
+"""Rooms and a recording, walked with several methods."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 from scenes import camera, pose, room_views
 
-from mirage_nb.evaluation.metrics import METRICS
-from mirage_nb.evaluation.rooms import (
+from mirage_nb.evaluation.metrics import psnr
+from mirage_nb.evaluation.walks import (
     Method,
-    best_median_worst,
+    evaluate_recording,
     evaluate_rooms,
     methods_by_name,
     there_and_back_room,
@@ -30,19 +30,15 @@ def test_a_room_there_and_back_is_a_closed_loop():
 
 
 def test_every_method_gets_every_figure(pipe):
-    seen = []
-    report, videos = evaluate_rooms(
-        pipe, [900_000, 900_001], 5, ("latent", "none"), num_inference_steps=1, batch=1,
-        progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
-    assert [done for done, _ in seen] == list(range(1, seen[-1][1] + 1))
+    report, videos = evaluate_rooms(pipe, [900_000, 900_001], 5, ("latent", "none"), num_inference_steps=1, batch=1)
     assert set(videos) == {900_000, 900_001} and set(videos[900_000]) == {"truth", "latent", "none"}
     for name in ("latent", "none"):
         figures = report["methods"][name]
-        assert set(METRICS) <= set(figures) and math.isfinite(figures["closed_loop_psnr"]["mean"])
+        assert set(figures) == set(report["rooms"]["900001"][name]) and math.isfinite(
+            figures["closed_loop_psnr"]["mean"]
+        )
     assert report["methods"]["none"]["bytes"]["mean"] == 0 < report["methods"]["latent"]["bytes"]["mean"]
     assert torch.equal(videos[900_000]["truth"][0], videos[900_000]["latent"][0]), "the first frame is the given one"
-    assert set(best_median_worst(report, "latent").values()) <= {900_000, 900_001}
 
 
 def test_rooms_at_once_are_rooms_one_by_one(pipe):
@@ -99,3 +95,17 @@ def test_a_method_prepares_its_memory_and_sets_options_of_the_loop(pipe):
     assert seen == [(0, (32, 32, 3), (32, 32), 1)] and walked.frames.shape == (1, 5, 32, 32, 3)
     assert any(any(segment.references) for segment in walked.segments)
     assert walked.covered(0).shape == (5, 32, 32) and not walked.covered(0)[0].any()
+
+
+def test_a_recording_is_compared_where_the_first_memory_shows_something(pipe):
+    clip = there_and_back_room(900003, 5)
+    report, videos = evaluate_recording(pipe, clip, seeds=(0, 1), num_inference_steps=1)
+    assert list(videos) == ["recorded", "latent", "none"] and torch.equal(videos["recorded"], clip.frames)
+    assert 0.3 < report["covered"] < 1
+    for name in ("latent", "none"):
+        row = report["methods"][name]
+        assert row["psnr_to_truth_covered"]["mean"] != row["psnr_to_truth"]["mean"] and row["psnr_to_truth"]["ci95"] > 0
+    two = [evaluate_recording(pipe, clip, ("none",), seeds=(s,), num_inference_steps=1) for s in (0, 1)]
+    each = [psnr(videos["none"][1:], clip.frames[1:]).mean().item() for _, videos in two]
+    assert report["methods"]["none"]["psnr_to_truth"]["mean"] == pytest.approx(sum(each) / 2, abs=1e-4)
+    assert math.isnan(two[0][0]["methods"]["none"]["psnr_to_truth_covered"]["mean"]), "it shows nothing"

@@ -7,7 +7,6 @@ import torch
 from mirage_nb.models.full_size import HEADROOM, HOW, count, full_size_parts, memory_plan
 from mirage_nb.models.presets import WAN22_TRANSFORMER
 from mirage_nb.models.transformer import MirageTransformer3DModel
-from mirage_nb.viz.full_size import memory_bars
 
 
 def test_the_full_size_layout():
@@ -35,8 +34,3 @@ def test_the_plan_counts_every_part_once():
     assert list(plan) == list(HOW) and list(plan.values()) == sorted(plan.values(), reverse=True)
     saved = plan["all at once"] - memory_plan(torch.int8)["all at once"]
     assert saved == text_encoder + transformer, "the VAE stays in float32"
-
-
-def test_the_picture_of_a_plan():
-    pictures = [memory_bars(memory_plan(), gpu) for gpu in (8, 24)]
-    assert pictures[0] != pictures[1]
