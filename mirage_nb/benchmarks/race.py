@@ -85,13 +85,11 @@ def race(
     with one_thread():
         about = machine(next(pipe.transformer.parameters()).device)
         for room in track(range(first_room, first_room + runs)):
-            lap = there_and_back_room(room, frames, size)
-            warm_up, whole = (
-                Clip(lap.frames[at], lap.depth[at], lap.cameras[at]) for at in (path[: 2 * new + 1], path)
-            )
-            walk(pipe, "rgb", warm_up, room)
+            lap, start = there_and_back_room(room, frames, size), slice(2 * new + 1)
+            clip = Clip(lap.frames[path], lap.depth[path], lap.cameras[path])
+            walk(pipe, "rgb", Clip(clip.frames[start], clip.depth[start], clip.cameras[start]), room)  # to warm up
             for name in MEMORIES:
-                raw[name].append(walk(pipe, name, whole, room))
+                raw[name].append(walk(pipe, name, clip, room))
     notes = [
         "Each run is another held-out room, walked there and back by every memory from the same noise, two steps a "
         "chunk; closed loop: the last frame against the first. Writing includes finding what moves."

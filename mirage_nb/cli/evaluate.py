@@ -20,11 +20,7 @@ Rooms = Annotated[str, typer.Option(help="First and last seed; those from 900000
 Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.")]
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
 Memories = Annotated[str, typer.Option(help="Memories to compare, separated by commas.")]
-# Metrics of the printed table, with their digits after the point.
-SHOWN = {
-    "closed_loop_psnr": 1, "revisit_psnr": 1, "psnr_to_truth": 1, "psnr_to_truth_covered": 1, "gradient_energy": 2,
-    "bytes": 0,
-}  # fmt: skip
+SHOWN = ("closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "gradient_energy", "bytes")
 SHEETS = 3  # rooms in the contact sheet
 
 
@@ -125,7 +121,8 @@ def _finish(path: Path, report: dict) -> None:
     """Print a row for each method, mean ± 95% interval of the main metrics, and save the report."""
 
     def words(metric: str, value: dict[str, float]) -> str:
-        mean, interval = (f"{value[key]:.{SHOWN[metric]}f}" for key in ("mean", "ci95"))
+        digits = 0 if metric == "bytes" else 2
+        mean, interval = (f"{value[key]:.{digits}f}" for key in ("mean", "ci95"))
         return "–" if math.isnan(value["mean"]) else mean if math.isnan(value["ci95"]) else f"{mean} ± {interval}"
 
     methods, settings = report["methods"], report["settings"]

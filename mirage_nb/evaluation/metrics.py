@@ -69,12 +69,10 @@ def colour_drift(frames: Tensor) -> float:
 
 
 def measure(frames: Tensor, truth: Tensor, covered: Tensor, lag: int = 40) -> dict[str, float]:
-    """All metrics of a video on a path there and back.
+    """All metrics of a video on a path there and back, whose true video is `truth`.
 
     Args:
-        truth: the true video of the same path.
         covered: (T, H, W) bool, pixels that the memory showed.
-        lag: of `revisit_psnr`.
     """
     from skimage.metrics import structural_similarity
 

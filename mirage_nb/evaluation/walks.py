@@ -29,8 +29,8 @@ class Method:
 
     Attributes:
         make_memory: makes an empty memory.
-        prepare: called before the walk with the empty memory, the given image (H, W, 3) uint8, its depth (H, W) in
-            metres, and its camera. It may write to the memory.
+        prepare: called before the walk with the empty memory, to write to it: the given image (H, W, 3) uint8, its
+            depth (H, W) in metres, and its camera.
         options: of `rollout`, where they are not the pipeline's own.
     """
 
@@ -51,8 +51,7 @@ def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
 
 
 def write_enlarged(memory: Memory, image: Tensor, depth: Tensor, camera: Cameras, encode: Callable) -> None:
-    """Write an image (H, W, 3) uint8 with its depth (H, W) at twice its size, so that an RGB memory has points between
-    the image's pixels."""
+    """Write an image (H, W, 3) and its depth (H, W) at twice their size, to have points between the pixels."""
     large = interpolate(as_pixels(image)[None], scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
     depth = depth.repeat_interleave(SCALE, 0).repeat_interleave(SCALE, 1)  # nearest: no depth is mixed across an edge
     memory.write(encode(large), depth[None], camera.resize(tuple(large.shape[2:])), frames=large, time=0)
@@ -60,7 +59,7 @@ def write_enlarged(memory: Memory, image: Tensor, depth: Tensor, camera: Cameras
 
 @dataclass(frozen=True)
 class Walk:
-    """What `walk` generated for B scenes: the memories as they are at its end, and the results of all segments."""
+    """What `walk` generated for B scenes: the memories at its end, and the results of all segments."""
 
     memories: list
     segments: list[SegmentResult]
@@ -83,7 +82,6 @@ def walk(
     """Walk the paths of B clips of one length, each from the clip's first frame.
 
     Args:
-        pipe: a `MiragePipeline`.
         seeds: B of them, of the noise.
         steps: denoising steps per segment.
         depth: (B, T, H, W) of all frames or (B, 1, H, W) of the first ones, in metres; by default it is estimated.
@@ -130,11 +128,9 @@ def evaluate_rooms(
     """Walk the same rooms, along the same paths there and back, from the same noise, with each method.
 
     Args:
-        pipe: a `MiragePipeline`.
         seeds: of the rooms and of their noise; those from 900000 on were never trained on.
         methods: names of memories (`make_memory`), or methods of one's own by name.
-        batch: rooms generated at once.
-        track: goes through the walks, for example with a progress bar.
+        batch: rooms generated at once; `track` goes through the walks, for example with a progress bar.
 
     Returns:
         A report, `methods.NAME.METRIC.{mean,ci95}` and `rooms.SEED.NAME.METRIC`; and the videos,

@@ -28,8 +28,7 @@ def growth(report: dict) -> Image.Image:
             axis.plot(x, middle, "o-", markersize=3, color=COLOURS[name], label=title_of(name))
             axis.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
             shown += middle
-        scale = "log" if max(shown) > LOG_FROM * min(shown) else "linear"
-        axis.set(xlabel="chunk", ylabel=label, yscale=scale)
+        axis.set(xlabel="chunk", ylabel=label, yscale="log" if max(shown) > LOG_FROM * min(shown) else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color=QUIET, alpha=0.25)
