@@ -7,8 +7,7 @@ from PIL import Image
 
 from mirage_nb.viz.base import COLOURS, INK, QUIET, drawn, title_of
 
-STAGES = ("read", "encode", "denoise", "decode", "depth", "write")
-STAGE_COLOURS = ("#009e73", "#cc79a7", "#0072b2", "#56b4e9", "#e69f00", "#999999")
+BARS = dict(read="#009e73", encode="#cc79a7", denoise="#0072b2", decode="#56b4e9", depth="#e69f00", write="#999999")
 # Key of a chunk's figures, label, and the factor from its unit to the label's.
 PANELS = (("bytes", "memory (MiB)", 2**-20), ("total", "ms per frame", 1e3), ("psnr_to_truth", "PSNR (dB)", 1.0))
 LOG_FROM = 20  # a panel whose largest value is so many times its smallest has a logarithmic axis
@@ -33,7 +32,7 @@ def growth(report: dict) -> Image.Image:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color=QUIET, alpha=0.25)
     handles, labels = figure.axes[1].get_legend_handles_labels()  # every memory takes time
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return drawn(figure)
 
 
@@ -42,7 +41,7 @@ def split(report: dict, chunk: int = 0) -> Image.Image:
     rows = [memory["chunks"][chunk - 1] for memory in report["memories"].values()]
     figure = Figure(figsize=(8.4, 0.55 * len(rows) + 1.4), layout="constrained")
     axis, left = figure.subplots(), [0.0] * len(rows)
-    for stage, colour in zip(STAGES, STAGE_COLOURS):
+    for stage, colour in BARS.items():
         values = [(row["seconds_per_frame"][stage] or {"median": 0.0})["median"] for row in rows]
         if any(values):
             axis.barh(range(len(rows)), values, left=left, color=colour, label=stage, height=0.62)
@@ -54,7 +53,7 @@ def split(report: dict, chunk: int = 0) -> Image.Image:
     axis.set_yticks(range(len(rows)), map(title_of, report["memories"]))
     axis.invert_yaxis()
     axis.margins(x=0.14)  # space for the words at a bar's end
-    axis.set(xlabel=f"seconds per frame, chunk {rows[0]['chunk']}")
+    axis.set(xlabel=f"seconds per frame, chunk {rows[0]['chunk']}", xlim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(STAGES), frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(BARS), frameon=False)
     return drawn(figure)
