@@ -19,7 +19,8 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Rooms = Annotated[str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")]
 Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.")]
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
-Memories = Annotated[str, typer.Option(help="Memories to compare, separated by commas.")]
+METHODS = "Separated by commas: latent, densified, append, finest, average, rgb, rgb_capped, none."
+Memories = Annotated[str, typer.Option(help=METHODS)]
 SHOWN = ("closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "gradient_energy", "bytes")
 SHEETS = 3  # rooms in the contact sheet
 
@@ -47,28 +48,6 @@ def rooms(
         _finish(out / "report.json", report)
         sheets = {f"room {seed}": contact_sheet(videos[seed]) for seed in list(videos)[:SHEETS]}
         write_png(out / "contact.png", board(sheets, columns=1))
-
-
-@app.command()
-def ablations(
-    out: Out,
-    seeds: Rooms = "900000-900015",
-    frames: Frames = 49,
-    steps: Steps = 2,
-    batch: Batch = 16,
-    model: Model = None,
-) -> None:
-    """What each ingredient of the memory is worth, one thing changed at a time."""
-    from mirage_nb.evaluation import evaluate_rooms
-    from mirage_nb.evaluation.ablations import variants
-
-    with one_line():
-        pipe = load_pipeline(model)
-        report, _ = evaluate_rooms(
-            pipe, _seeds(seeds), frames, variants(pipe), num_inference_steps=steps, batch=batch, track=tqdm
-        )
-        del report["rooms"]
-        _finish(out / "ablations.json", report)
 
 
 @app.command()
@@ -105,9 +84,9 @@ def recording(
 
 def _names(memory: str) -> list[str]:
     from mirage_nb.checks import one_of
-    from mirage_nb.memory.baselines import MEMORIES
+    from mirage_nb.evaluation.walks import METHODS
 
-    return [one_of("memory", name.strip(), list(MEMORIES)) for name in memory.split(",")]
+    return [one_of("memory", name.strip(), METHODS) for name in memory.split(",")]
 
 
 def _seeds(text: str) -> range:

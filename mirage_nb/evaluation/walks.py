@@ -16,7 +16,8 @@ from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.depth_alignment import NO_SCALE
 from mirage_nb.evaluation.metrics import as_pixel_mask, mean_psnr, measure, summaries
-from mirage_nb.memory import Memory, make_memory
+from mirage_nb.extras.densify import densify
+from mirage_nb.memory import MEMORIES, Memory, make_memory
 from mirage_nb.models.vae import as_pixels, frame_encoder, spatial_stride
 from mirage_nb.stitching import SegmentResult, rollout
 
@@ -39,15 +40,24 @@ class Method:
     options: Mapping = field(default_factory=dict)
 
 
+METHODS = (*MEMORIES, "finest", "average", "densified")
+
+
 def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
-    """Methods for names that `make_memory` knows. The RGB memories also get the first frame at twice its size."""
-    encode = frame_encoder(pipe.vae)
+    """Methods by name, of METHODS: the memories of `make_memory`, the policies of `LatentGrid`, and "densified", the
+    latent memory that begins with `densify`. The RGB memories begin with the first frame at twice its size."""
+    encode, prepare = (
+        frame_encoder(pipe.vae),
+        {"densified": densify, "rgb": write_enlarged, "rgb_capped": write_enlarged},
+    )
     options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
-    enlarged = partial(write_enlarged, encode=encode)
-    return {
-        name: Method(partial(make_memory, name, encode, **options), enlarged if name.startswith("rgb") else None)
-        for name in names
-    }
+
+    def method(name: str) -> Method:
+        policy = {"policy": name} if name in ("finest", "average") else {}
+        memory = partial(make_memory, name if name in MEMORIES else "latent", encode, **options, **policy)
+        return Method(memory, partial(prepare[name], encode=encode) if name in prepare else None)
+
+    return {name: method(name) for name in names}
 
 
 def write_enlarged(memory: Memory, image: Tensor, depth: Tensor, camera: Cameras, encode: Callable) -> None:

@@ -60,7 +60,7 @@ class LatentGrid:
         stride: pixels per latent cell; by default that of the first write.
         channels: channels of a token; by default those of the first write.
         tolerance: how far two depths of one surface may differ, relatively. A strict one lets doubles of a surface in,
-            which hang in front of it and hide it (`mirage-nb evaluate ablations` measures that).
+            which hang in front of it and hide it.
         device: where the tokens live; by default where the first latents are.
 
     Attributes:

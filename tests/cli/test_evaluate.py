@@ -47,14 +47,6 @@ def test_one_room_has_no_interval(model, tmp_path):
     assert code == 0 and "latent" in text and "nan" not in text and "±" not in text, text
 
 
-def test_ablations(model, tmp_path):
-    options = "--seeds", "900000", "--frames", 5, "--steps", 1, "--model", model, "--out", tmp_path
-    code, text = run("ablations", *options)
-    assert code == 0, text
-    report = json.loads((tmp_path / "ablations.json").read_text())
-    assert report["methods"]["ours"]["tokens"]["mean"] > 0 and "rooms" not in report
-
-
 @pytest.mark.skipif(not (REAL / "kitchen").exists(), reason="no RGB-D recording of a kitchen on this machine")
 def test_a_recording(model, tmp_path):
     options = ("--frames", 5, "--noises", 2, "--steps", 1, "--size", 64, "--model", model, "--out", tmp_path)

@@ -10,6 +10,7 @@ from scenes import camera, pose, room_views
 
 from mirage_nb.evaluation.metrics import psnr
 from mirage_nb.evaluation.walks import (
+    METHODS,
     Method,
     evaluate_recording,
     evaluate_rooms,
@@ -75,7 +76,10 @@ def test_an_enlarged_image_puts_points_between_the_pixels():
 
 def test_only_the_rgb_memories_get_the_image_twice(pipe):
     clip = there_and_back_room(900_000, 5, (32, 32))
-    methods = methods_by_name(pipe, ("latent", "append", "rgb", "rgb_capped", "none"))
+    methods = methods_by_name(pipe, METHODS)
+    assert (
+        methods["finest"].make_memory().policy == "finest" and methods["densified"].make_memory().policy == "keep_first"
+    )
     assert [name for name, method in methods.items() if method.prepare] == ["rgb", "rgb_capped"]
     once = Method(methods["rgb"].make_memory)
     one, two = (walk(pipe, m, [clip], [0], steps=1, depth=clip.depth[None]) for m in (once, methods["rgb"]))
