@@ -46,10 +46,8 @@ METHODS = (*MEMORIES, "finest", "average", "densified")
 def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
     """Methods by name, of METHODS: the memories of `make_memory`, the policies of `LatentGrid`, and "densified", the
     latent memory that begins with `densify`. The RGB memories begin with the first frame at twice its size."""
-    encode, prepare = (
-        frame_encoder(pipe.vae),
-        {"densified": densify, "rgb": write_enlarged, "rgb_capped": write_enlarged},
-    )
+    encode = frame_encoder(pipe.vae)
+    prepare = {"densified": densify, "rgb": write_enlarged, "rgb_capped": write_enlarged}
     options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
 
     def method(name: str) -> Method:
