@@ -10,13 +10,12 @@ from importlib import import_module
 from typing import Any
 
 _NAMES_OF = {
-    "base": ("COLOURS", "drawn", "title_of"),
     "colours": (
         "heat", "holes", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
     ),
-    "figures": ("lines", "pictures"),
+    "figures": ("board", "lines", "pictures"),
     "notebook": ("check", "record"),
-    "space": ("board", "cloud_view", "plan_view", "show_cloud"),
+    "space": ("cloud_view", "plan_view", "show_cloud"),
     "video": ("contact_sheet", "decoded", "show_videos", "side_by_side", "write_mp4", "write_png"),
     "widgets.live": ("live",),
     "widgets.path_editor": ("PathEditor",),
@@ -32,7 +31,3 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value  # the next use does not come here
     return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, names, and the step from a figure to an image.
+"""What all pictures share: colours, names, and the steps from a figure to an image and to a file.
 
 Every picture is a PIL image, so that nothing depends on a window or a matplotlib backend.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageFont
+from PIL import Image
 
 # After Okabe and Ito: colour-blind eyes can tell them apart.
 COLOURS = {
@@ -26,7 +25,6 @@ COLOURS = {
 }
 # What a method is called in pictures.
 TITLES = {
-    "truth": "truth",
     "latent": "latent memory",
     "append": "append-only memory",
     "rgb": "RGB point cloud",
@@ -41,30 +39,16 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def font(size: int):
-    """Pillow's own font."""
-    return ImageFont.load_default(size)
-
-
-def drawn(figure: Figure, dpi: int = 90) -> Image.Image:
+def drawn(figure: Figure) -> Image.Image:
     """A matplotlib figure as an RGB image."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=90)
     return Image.open(buffer).convert("RGB")
 
 
-def small(picture: Image.Image) -> Image.Image:
-    """The picture with a palette of 256 colours, so that a notebook full of photographs stays a small file."""
-    return picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-
-
-def tile_of(picture, side: int) -> Image.Image:
-    """An array (H, W, 3) uint8 as a picture of a height; a PIL image stays as it is.
-
-    What is enlarged much, such as a grid of cells, keeps its sharp squares.
-    """
-    if isinstance(picture, Image.Image):
-        return picture
-    image = Image.fromarray(np.asarray(picture))
-    how = Image.Resampling.NEAREST if image.height * 3 <= side else Image.Resampling.LANCZOS
-    return image.resize((round(side * image.width / image.height), side), how)
+def png(picture: Image.Image | Figure, fast: bool = False) -> bytes:
+    """A picture as PNG; `fast` makes it quickly and somewhat larger."""
+    picture = drawn(picture) if isinstance(picture, Figure) else picture
+    buffer = io.BytesIO()
+    picture.save(buffer, "png", **({"compress_level": 1} if fast else {"optimize": True}))
+    return buffer.getvalue()

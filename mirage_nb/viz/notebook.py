@@ -11,7 +11,6 @@ from math import isfinite
 
 RECORD = "application/vnd.mirage.record+json"
 CHECK = "application/vnd.mirage.check+json"
-GREEN, ORANGE = "#009e73", "#d55e00"  # of base.COLOURS, without loading matplotlib
 
 
 def record(name: str, value: float, unit: str = "", digits: int = 2) -> None:
@@ -19,27 +18,22 @@ def record(name: str, value: float, unit: str = "", digits: int = 2) -> None:
 
     Args:
         name: unique in the notebook, a phrase that a reader understands.
-        value: a number.
+        value: a finite number, else ValueError.
         unit: "dB", "%", "tokens" ...; "ms" and "s" are times, which are kept but never compared.
         digits: after the point, as shown; it is kept in full.
-
-    Raises:
-        ValueError: the value is not finite: it could not be compared.
     """
     from IPython.display import display
 
     if not isfinite(value):
         raise ValueError(f"value: expected a finite number for {name!r}, got {value}")
-    text = f"{name}: {float(value):.{digits}f} {unit}".rstrip()
     data = {"name": name, "value": float(value), "unit": unit}
-    display({RECORD: data, "text/plain": text}, raw=True)
+    display({RECORD: data, "text/plain": f"{name}: {float(value):.{digits}f} {unit}".rstrip()}, raw=True)
 
 
 def check(name: str, passed: bool | Callable[[], bool], hint: str = "") -> None:
     """Say whether an exercise is solved. Never raises, so that the notebook runs to its end unsolved.
 
     Args:
-        name: of the exercise.
         passed: the verdict, or a function that gives it; an exception in it counts as not solved, and is shown.
         hint: what to look at again.
     """
@@ -51,6 +45,5 @@ def check(name: str, passed: bool | Callable[[], bool], hint: str = "") -> None:
     except Exception as problem:  # a reader's code may fail in any way
         solved, error = False, f"{type(problem).__name__}: {problem}"
     words = "right" if solved else "not yet" + "".join(f"; {part}" for part in (error, hint) if part)
-    page = f'<b style="color:{GREEN if solved else ORANGE}">{escape(name)}: {escape(words)}</b>'
-    data = {"name": name, "passed": solved}
-    display({CHECK: data, "text/html": page, "text/plain": f"{name}: {words}"}, raw=True)
+    page = f'<b style="color:{"#009e73" if solved else "#d55e00"}">{escape(name)}: {escape(words)}</b>'
+    display({CHECK: {"name": name, "passed": solved}, "text/html": page, "text/plain": f"{name}: {words}"}, raw=True)

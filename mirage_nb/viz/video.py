@@ -17,17 +17,12 @@ from torch import Tensor
 
 from mirage_nb.memory.io import write_aside
 from mirage_nb.models.vae import as_uint8, decode, precision
-from mirage_nb.viz.base import small
-from mirage_nb.viz.figures import table
-from mirage_nb.viz.space import board
+from mirage_nb.viz.base import png
+from mirage_nb.viz.figures import board, pictures, tile_of
 
 
 def as_array(frames: Tensor | np.ndarray, name: str = "frames") -> np.ndarray:
-    """Frames as a numpy array.
-
-    Raises:
-        ValueError: they are not (T, H, W, 3) uint8, or there is none.
-    """
+    """Frames as a numpy array; a ValueError where they are not (T, H, W, 3) uint8, or there is none."""
     array = frames.detach().cpu().numpy() if isinstance(frames, Tensor) else np.asarray(frames)
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not array.size:
         raise ValueError(f"{name}: expected (T, H, W, 3) uint8, got {array.dtype} of shape {array.shape}")
@@ -41,14 +36,10 @@ def decoded(vae, latents: Tensor) -> Tensor:
         return as_uint8(decode(vae, latents[None].float())[0].transpose(0, 1)).cpu()
 
 
-def mp4_bytes(frames: Tensor | np.ndarray, fps: int = 12, quality: int = 17) -> bytes:
-    """An MP4 (H.264, 4:2:0) of frames (T, H, W, 3) uint8.
+def mp4_bytes(frames: Tensor | np.ndarray, quality: int = 17) -> bytes:
+    """An MP4 (H.264, 4:2:0, 12 frames a second) of frames (T, H, W, 3) uint8.
 
-    A last row or column is repeated where the size is odd, since 4:2:0 halves it.
-
-    Args:
-        fps: frames per second.
-        quality: H.264's constant rate factor; lower is better and larger.
+    A last row or column is repeated where the size is odd. A lower `quality`, H.264's constant rate factor, is better.
     """
     import av
 
@@ -57,7 +48,7 @@ def mp4_bytes(frames: Tensor | np.ndarray, fps: int = 12, quality: int = 17) -> 
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
+        stream = container.add_stream("libx264", rate=12)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.options = {"crf": str(quality), "preset": "medium"}
         for frame in frames:
@@ -66,34 +57,18 @@ def mp4_bytes(frames: Tensor | np.ndarray, fps: int = 12, quality: int = 17) -> 
     return buffer.getvalue()
 
 
-def write_mp4(path: str | Path, frames: Tensor | np.ndarray, fps: int = 12, min_side: int = 256) -> Path:
-    """Write frames as an MP4, in one step; small frames are enlarged until `min_side` pixels (see `enlarge`)."""
-    write_aside(path, mp4_bytes(enlarge(frames, min_side), fps))
+def write_mp4(path: str | Path, frames: Tensor | np.ndarray, min_side: int = 256) -> Path:
+    """Write frames as an MP4, in one step; frames less than `min_side` pixels high are enlarged to that height."""
+    frames = as_array(frames)
+    side = max(min_side, frames.shape[1])
+    write_aside(path, mp4_bytes(np.stack([np.asarray(tile_of(frame, side)) for frame in frames])))
     return Path(path)
 
 
 def write_png(path: str | Path, picture: Image.Image) -> Path:
     """Write a picture as PNG, in one step."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "png", optimize=True)
-    write_aside(path, buffer.getvalue())
+    write_aside(path, png(picture))
     return Path(path)
-
-
-def enlarge(frames: Tensor | np.ndarray, min_side: int) -> np.ndarray:
-    """Frames enlarged by the smallest whole factor that makes their shorter side at least `min_side` pixels."""
-    frames = as_array(frames)
-    height, width = frames.shape[1:3]
-    factor = -(-min_side // min(height, width))
-    if factor <= 1:
-        return frames
-    size = (width * factor, height * factor)
-    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in frames])
-
-
-def spread(total: int, count: int) -> list[int]:
-    """At most `count` frame numbers spread over `total` frames: first, last and, if odd, the middle."""
-    return sorted({round(i) for i in np.linspace(0, total - 1, min(count, total))})
 
 
 def contact_sheet(
@@ -101,37 +76,35 @@ def contact_sheet(
 ) -> Image.Image:
     """A labelled sheet: a row for each video, a column for each of `columns` frames spread over its length.
 
-    Args:
-        videos: name -> (T, H, W, 3) uint8, all of one length and size. Names in `base.COLOURS` get their colour.
-        title: a line below, left out if empty.
-        tile: height of a frame on the sheet, in pixels.
+    The videos (T, H, W, 3) uint8 are of one length and size. `title` is a line below, `tile` the height of a frame.
     """
-    videos = _of_one_shape(videos)
-    chosen = spread(len(next(iter(videos.values()))), columns)
+    stack = _stacked(videos)
+    total = stack.shape[1]
+    chosen = np.linspace(0, total - 1, min(columns, total)).round().astype(int)
     numbers = [f"frame {index}" if not column else str(index) for column, index in enumerate(chosen)]
-    return table({name: frames[chosen] for name, frames in videos.items()}, numbers, tile, title)
+    return pictures(dict(zip(videos, stack[:, chosen])), numbers, tile / 84, title)
 
 
 def side_by_side(videos: Mapping[str, Tensor | np.ndarray], min_side: int = 256) -> np.ndarray:
     """One video (T, H', W', 3) of several, next to each other under their names: they cannot get out of step."""
-    videos = {name: enlarge(frames, min_side) for name, frames in _of_one_shape(videos).items()}
-    pages = ({name: Image.fromarray(f) for name, f in zip(videos, row)} for row in zip(*videos.values()))
-    return np.stack([np.asarray(board(page, columns=len(videos))) for page in pages])
+    rows = _stacked(videos).swapaxes(0, 1)  # (T, videos, H, W, 3)
+    side = max(min_side, rows.shape[2])
+    return np.stack([np.asarray(board(dict(zip(videos, row)), side, len(videos))) for row in rows])
 
 
-def show_videos(videos: Mapping[str, Tensor | np.ndarray], fps: int = 12, columns: int = 7) -> None:
+def show_videos(videos: Mapping[str, Tensor | np.ndarray]) -> None:
     """Show videos in step: a player, and below it a strip of frames for pages that play no video."""
     from IPython.display import HTML, display
 
-    data = base64.b64encode(mp4_bytes(side_by_side(videos), fps, quality=26)).decode()
-    source = f'src="data:video/mp4;base64,{data}"'
-    display(HTML(f'<video controls autoplay loop muted playsinline style="max-width:100%" {source}></video>'))
-    display(small(contact_sheet(videos, columns, tile=104)))
+    data = base64.b64encode(mp4_bytes(side_by_side(videos), quality=26)).decode()
+    player = '<video controls autoplay loop muted playsinline style="max-width:100%"'
+    display(HTML(f'{player} src="data:video/mp4;base64,{data}"></video>'))
+    display(contact_sheet(videos, columns=7, tile=104))
 
 
-def _of_one_shape(videos: Mapping[str, Tensor | np.ndarray]) -> dict[str, np.ndarray]:
-    arrays = {name: as_array(frames, name) for name, frames in videos.items()}
-    if len({a.shape for a in arrays.values()}) != 1:
-        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
-        raise ValueError(f"videos: expected one length and size, got {shapes or 'none'}")
-    return arrays
+def _stacked(videos: Mapping[str, Tensor | np.ndarray]) -> np.ndarray:
+    """Videos of one length and size as (videos, T, H, W, 3)."""
+    arrays = [as_array(frames, name) for name, frames in videos.items()]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError(f"videos: expected one length and size, got {[array.shape for array in arrays]}")
+    return np.stack(arrays)

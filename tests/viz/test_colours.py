@@ -12,7 +12,6 @@ from mirage_nb import viz
 from mirage_nb.cameras import Cameras
 from mirage_nb.reprojection import Readout
 from mirage_nb.viz.base import COLOURS
-from mirage_nb.viz.colours import TINT
 
 SIZE = (32, 48)
 
@@ -59,7 +58,7 @@ def test_a_tint_lies_on_the_mask_and_nowhere_else():
     pixels[1, 16:24, 24:32] = True
     assert torch.equal(by_cell, viz.tinted(frames, pixels)) and torch.equal(by_cell[~pixels], frames[~pixels])
     paint = 255 * torch.tensor(to_rgb(COLOURS["hole"]))
-    expected = (1 - TINT) * frames[pixels].float() + TINT * paint
+    expected = 0.4 * frames[pixels].float() + 0.6 * paint
     torch.testing.assert_close(by_cell[pixels].float(), expected, atol=0.51, rtol=0)
 
 

@@ -10,7 +10,7 @@ def test_names_load_at_first_use():
     code = (
         "import sys; from mirage_nb import viz\n"
         "assert not {'torch', 'matplotlib', 'plotly', 'ipywidgets'} & set(sys.modules)\n"
-        "assert all(getattr(viz, name) is not None for name in dir(viz))\n"
+        "assert all(getattr(viz, name) is not None for name in viz.__all__)\n"
         "assert 'open3d' not in sys.modules and not hasattr(viz, 'no_such_name')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

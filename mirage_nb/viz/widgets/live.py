@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable
 
 import ipywidgets
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mirage_nb.viz.widgets.base import Status, WithPicture, png, soon
+from mirage_nb.viz.base import png
+from mirage_nb.viz.widgets.base import Status, WithPicture
+
+GATHER = 0.015  # seconds in which the events of a dragged slider are gathered into one
 
 
 class Live(WithPicture):
-    """What `live` makes.
-
-    Attributes:
-        controls: name -> the slider, dropdown or checkbox.
-        image: the `ipywidgets.Image`.
-    """
-
-    css = "mirage-live"
-
-    def __init__(self, draw: Callable[..., Image.Image | Figure], controls: Mapping[str, ipywidgets.Widget]) -> None:
-        self.controls, self._draw = dict(controls), draw
-        self.image = self.named(ipywidgets.Image(format="png", layout={"max_width": "100%"}), "picture")
-        self.status = Status()
-        rows = [self.named(control, name.replace("_", "-")) for name, control in self.controls.items()]
-        super().__init__([*rows, self.image, self.status])
-        self._first = self._refresh()  # a mistake in `draw` shows in the cell, not in the widget
-        refresh = soon(lambda: self.status.attempt(self._refresh))
-        for control in rows:
-            control.observe(refresh, "value")
-
-    def _refresh(self) -> Image.Image | Figure:
-        """Draw with the present values."""
-        picture = self._draw(**{name: control.value for name, control in self.controls.items()})
-        self.image.value = png(picture, fast=True)
-        self.status.say("")
-        return picture
-
-    def picture(self) -> Image.Image | Figure:
-        """The picture of the values it began with."""
-        return self._first
-
-
-def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
     """A picture that changes while sliders move. Put it last in a cell, or `display` it.
 
     Where no kernel runs, the picture of the sliders' first values is shown instead.
@@ -58,27 +29,55 @@ def live(draw: Callable[..., Image.Image | Figure], **sliders) -> Live:
     Raises:
         ValueError: a slider is none of these.
     """
-    return Live(draw, {name: _control(name, spec) for name, spec in sliders.items()})
+
+    css = "mirage-live"
+
+    def __init__(self, draw: Callable[..., Image.Image | Figure], **sliders) -> None:
+        self.controls = {name: _control(name, spec) for name, spec in sliders.items()}
+        self._draw, self._waiting = draw, False
+        self.image = self.named(ipywidgets.Image(format="png", layout={"max_width": "100%"}), "picture")
+        self.status = Status()
+        rows = [self.named(control, name.replace("_", "-")) for name, control in self.controls.items()]
+        super().__init__([*rows, self.image, self.status])
+        self._first = self._refresh()  # a mistake in `draw` shows in the cell, not in the widget
+        for control in rows:
+            control.observe(self._refresh_soon, "value")
+
+    def _refresh(self) -> Image.Image | Figure:
+        """Draw with the present values."""
+        self._waiting = False
+        picture = self._draw(**{name: control.value for name, control in self.controls.items()})
+        self.image.value = png(picture, fast=True)
+        self.status.say("")
+        return picture
+
+    def _refresh_soon(self, change) -> None:
+        """Draw once for all events of a short while: a dragged slider sends them faster than pictures are drawn."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a script or a test has no event loop
+            self.status.attempt(self._refresh)
+            return
+        if not self._waiting:
+            self._waiting = True
+            loop.call_later(GATHER, self.status.attempt, self._refresh)
+
+    def picture(self) -> Image.Image | Figure:
+        """The picture of the values it began with."""
+        return self._first
+
+
+live = Live
 
 
 def _control(name: str, spec) -> ipywidgets.Widget:
     """The slider, dropdown or checkbox of one argument, see `live`."""
-    look = {
-        "description": name.replace("_", " "),
-        "style": {"description_width": "110px"},
-        "layout": {"width": "460px", "max_width": "100%"},
-    }
-    if isinstance(spec, bool):
-        return ipywidgets.Checkbox(value=spec, **look)
-    if isinstance(spec, list) and spec:
-        return ipywidgets.Dropdown(options=spec, value=spec[0], **look)
-    if not isinstance(spec, tuple) or len(spec) not in (3, 4) or not spec[0] <= spec[2] <= spec[1] > spec[0]:
+    slider = isinstance(spec, tuple) and len(spec) in (3, 4) and spec[0] <= spec[2] <= spec[1] > spec[0]
+    if not slider and not isinstance(spec, bool) and not (isinstance(spec, list) and spec):
         expected = "(lowest, highest, value[, step]), a list of choices, True or False"
         raise ValueError(f"{name}: expected {expected}, got {spec!r}")
-    low, high, value = spec[:3]
-    whole = all(isinstance(number, int) for number in spec)
-    step = spec[3] if len(spec) == 4 else 1 if whole else (high - low) / 100
-    if whole:
-        return ipywidgets.IntSlider(value, min=low, max=high, step=step, **look)
-    digits = ".2f" if step < 0.1 else ".1f"
-    return ipywidgets.FloatSlider(value, min=low, max=high, step=step, readout_format=digits, **look)
+    range_and_value = ((*spec[:2], *spec[3:]), spec[2]) if slider else (spec,)
+    control = ipywidgets.interactive.widget_from_abbrev(*range_and_value)
+    control.description, control.style.description_width = name.replace("_", " "), "110px"
+    control.layout.width, control.layout.max_width = "460px", "100%"
+    return control

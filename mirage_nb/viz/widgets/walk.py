@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import NamedTuple
 
+import anywidget
 import ipywidgets
 import torch
+import traitlets
 from PIL import Image
 from torch import Tensor
 
@@ -19,12 +22,12 @@ from mirage_nb.models.vae import temporal_stride
 from mirage_nb.paths import camera_path
 from mirage_nb.segments import new_frames_per_segment
 from mirage_nb.stitching import Resume, rollout
-from mirage_nb.viz.base import PAPER
+from mirage_nb.viz.base import png
 from mirage_nb.viz.colours import latent_colours, token_colours
-from mirage_nb.viz.space import board, plan_view
+from mirage_nb.viz.figures import board
+from mirage_nb.viz.space import plan_view
 from mirage_nb.viz.video import contact_sheet
-from mirage_nb.viz.widgets.base import Status, WithPicture, png
-from mirage_nb.viz.widgets.keyboard import KeyboardPicture, animation
+from mirage_nb.viz.widgets.base import Status, WithPicture
 
 # key: the move it makes, what its button says, and the browser's names of the keys
 KEYS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -49,64 +52,99 @@ class State(NamedTuple):
     presses: tuple[str, ...] = ()
 
 
+class KeyboardPicture(anywidget.AnyWidget):
+    """A picture (PNG or WebP bytes) that takes the keys in `listens` and tells the last one in `pressed`."""
+
+    _esm = """
+function render({ model, el }) {
+  // The attribute data-lm-suppress-shortcuts keeps JupyterLab from using the arrow keys itself.
+  el.innerHTML = `<div class="mirage-walk-keys" tabindex="0" role="application" data-lm-suppress-shortcuts="true"
+    aria-label="The room: click, then walk with the arrow keys"><img class="mirage-walk-picture"></div>`;
+  const box = el.firstChild, image = box.firstChild;
+  function draw() {
+    URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(new Blob([model.get("picture")]));
+    image.dataset.frames = model.get("frames");
+  }
+  model.on("change:picture", draw);
+  draw();
+  box.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (!model.get("listens").includes(key)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    // A trait and not a message: a held key is then sent once the press before it is done.
+    model.set("pressed", [key, model.get("pressed")[1] + 1]);
+    model.save_changes();
+  });
+  box.addEventListener("click", () => box.focus());
+  return () => { model.off("change:picture", draw); URL.revokeObjectURL(image.src); };
+}
+export default { render };
+"""
+    _css = """
+.mirage-walk-keys { display: inline-block; line-height: 0; border: 3px solid transparent; cursor: pointer; }
+.mirage-walk-keys:focus { outline: none; border-color: #0072b2; }
+.mirage-walk-picture { width: 384px; max-width: 100%; }
+"""
+    picture = traitlets.Bytes().tag(sync=True)
+    frames = traitlets.Int(0).tag(sync=True)
+    listens = traitlets.List().tag(sync=True)
+    pressed = traitlets.List(default_value=["", 0]).tag(sync=True)
+
+
 class Walk(WithPicture):
     """Walk through a room or a photo with the arrow keys or buttons. A press makes a segment and writes it to memory.
 
-    All presses together are one rollout: `pipe(image, c2w=walk.cameras.c2w, generator=seed)` makes the same video. The
-    noise of a press depends on the seed and on the number of the press alone.
+    All presses together are one rollout: `pipe(image, c2w=walk.cameras.c2w, generator=seed)` makes the same video.
 
     Args:
         pipe: a `MiragePipeline`.
-        scene: a `Room`, whose walls then stop the walk, or an image: a path, a PIL image, or (H, W, 3) uint8.
-        intrinsics: fx, fy, cx, cy in pixels of the image; by default 64 degrees across.
-        depth: (H, W) z-depth in metres of the image; by default it is estimated.
+        scene: a `Room`, whose walls then stop the walk, or an image (a path, a PIL image, or (H, W, 3) uint8), taken as
+            64 degrees across.
         seed: of the noise.
         num_inference_steps: denoising steps a press.
         prompt: for a model with text.
 
     Attributes:
         frames: (T, H, W, 3) uint8. cameras: T of them. memory: the present one. presses: the keys so far.
-
-    Raises:
-        ValueError, FileNotFoundError: an argument does not fit.
     """
 
     css = "mirage-walk"
 
-    def __init__(
-        self, pipe, scene, *, intrinsics=None, depth: Tensor | None = None, seed: int = 0,
-        num_inference_steps: int = 2, prompt: str | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, pipe, scene, *, seed: int = 0, num_inference_steps: int = 2, prompt: str | None = None) -> None:
         checks.integer("seed", seed, 0)
         checks.integer("num_inference_steps", num_inference_steps, 1)
-        self.pipe, self.room, start = pipe, None, torch.eye(4)[None]
+        self.pipe, self.room, c2w = pipe, None, torch.eye(4)[None]
         if isinstance(scene, Room):
             self.room, size = scene, (128, 128)
-            first = Cameras(scene.start(), default_intrinsics(size) if intrinsics is None else intrinsics, size)
-            intrinsics, start = first.intrinsics, first.c2w
-            scene = self.room.render(first, times=torch.zeros(1)).frames[0]
-        given = pipe.check_inputs(scene, start, intrinsics, depth)
+            first = Cameras(scene.start(), default_intrinsics(size), size)
+            scene, c2w = scene.render(first, times=torch.zeros(1)).frames[0], first.c2w
+        inputs = pipe.check_inputs(scene, c2w, None, None)
         self.options = {
             "seeds": [seed], "num_inference_steps": num_inference_steps, "prompt_embeds": encode_prompt(pipe, prompt),
-            "depth": None if given.depth is None else given.depth[None], "device": pipe._execution_device,
-            "references": pipe.config.references, "preceding": pipe.config.preceding,
+            "device": pipe._execution_device, "references": pipe.config.references, "preceding": pipe.config.preceding,
         }  # fmt: skip
         self._past: list[State] = []
-        self._build()
-        self._show(State(given.image[None], given.cameras, pipe.prepare_memory("latent")), given.image[None])
+        names = {name: key for key, (_, _, codes) in KEYS.items() for name in codes}
+        self.view = KeyboardPicture(listens=list(names))
+        self.view.observe(lambda change: self._event(names.get(change["new"][0], "")), "pressed")
+        self.map = ipywidgets.Image(format="png", layout={"object_fit": "contain", "align_self": "center"})
+        self.status, self.buttons = self.named(Status(), "status"), {}
+        for key, words in [*((key, words) for key, (_, words, _) in KEYS.items()), ("undo", "undo")]:
+            self.buttons[key] = self.named(ipywidgets.Button(description=words, layout={"width": "110px"}), key)
+            self.buttons[key].on_click(lambda _, key=key: self._event(key))
+        rows = [self.view, self.map], list(self.buttons.values())
+        super().__init__([*(ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), self.status])
+        self._show(State(inputs.image[None], inputs.cameras, pipe.prepare_memory("latent")), inputs.image[None])
         self.status.say("Click the picture, then walk with the arrow keys; a and d step to the side.")
 
     def press(self, key: str) -> Tensor | None:
-        """Walk one segment on: generate it and write it to the memory. An error leaves everything as it was.
-
-        Args:
-            key: one of `KEYS`: "forward", "back", "left", "right" (turns), "step-left", "step-right".
+        """Walk one segment on by a key of `KEYS`: generate and write it. An error leaves everything as it was.
 
         Returns:
             The new frames (n, H, W, 3) uint8; None where a wall is in the way (nothing changes then).
-
-        Raises:
-            ValueError: an unknown key.
         """
         checks.one_of("key", key, KEYS)
         state, count = self.state, new_frames_per_segment(self.pipe)
@@ -136,45 +174,29 @@ class Walk(WithPicture):
         return True
 
     def plan(self) -> Image.Image:
-        """The memory and the way so far from above; an empty picture before anything was written."""
-        if not len(self.memory):
-            return Image.new("RGB", (8, 8), PAPER)
-        frames, positions = self.frames[:: temporal_stride(self.pipe.vae)], self.memory.positions.cpu()
-        colours = latent_colours(self.state.latents[0].transpose(0, 1), frames)
-        reach = torch.cat([positions, self.cameras.centers])
-        bounds = torch.stack([reach.amin(0) - 0.3, reach.amax(0) + 0.3])
-        shades = token_colours(self.memory.tokens, colours)
-        return plan_view(positions, shades, bounds, 250, self.cameras, view=len(self.cameras) - 1)
+        """The memory and the way so far from above."""
+        shades = torch.zeros(0, 3, dtype=torch.uint8)
+        if self.presses:
+            every = temporal_stride(self.pipe.vae)
+            colours = latent_colours(self.state.latents[0].transpose(0, 1), self.frames[::every])
+            shades = token_colours(self.memory.tokens, colours)
+        return plan_view(self.memory.positions, shades, None, 250, self.cameras, len(self.cameras) - 1)
 
     def picture(self) -> Image.Image:
         """Frames of the walk, and the memory from above."""
-        words = f"{len(self.presses)} presses: {', '.join(self.presses)}" if self.presses else "before the first press"
+        words = f"{len(self.presses)} presses: {', '.join(self.presses)}"
         return board({words: contact_sheet({"walk": self.frames}, 6, tile=112), "from above": self.plan()})
-
-    def _build(self) -> None:
-        names = {name: key for key, (_, _, codes) in KEYS.items() for name in codes}
-        self.view = KeyboardPicture(listens=list(names))
-        self.map = ipywidgets.Image(format="png", layout={"object_fit": "contain", "align_self": "center"})
-        self.status = self.named(Status(), "status")
-        words = {key: words for key, (_, words, _) in KEYS.items()} | {"undo": "undo"}
-        self.buttons = {k: self.named(ipywidgets.Button(description=w), k) for k, w in words.items()}
-        for key, button in self.buttons.items():
-            button.layout.width = "110px"
-            button.on_click(lambda _, key=key: self._event(key))
-        self.view.observe(lambda change: self._event(names.get(change["new"][0], "")), "pressed")
-        buttons = list(self.buttons.values())
-        pair = ipywidgets.HBox([self.view, self.map], layout={"flex_flow": "row wrap"})
-        super().__init__([pair, ipywidgets.HBox(buttons[:4]), ipywidgets.HBox(buttons[4:]), self.status])
 
     def _event(self, key: str) -> None:
         self.status.attempt(lambda: self.undo() if key == "undo" else self.press(key))
 
     def _show(self, state: State, new: Tensor) -> None:
-        """Make this the present state, and play its new frames."""
-        self.state, self.frames, self.cameras, self.memory = state, state.frames, state.cameras, state.memory
-        self.presses = state.presses
+        """Make this the present state, and play its new frames (n, H, W, 3), 90 ms each, once."""
+        self.state, self.frames, self.cameras, self.memory, *_, self.presses = state, *state
+        first, *others = (Image.fromarray(frame) for frame in new.numpy())
+        movie = {"save_all": True, "append_images": others, "duration": 90, "loop": 1} if others else {}
+        first.save(buffer := io.BytesIO(), "webp", quality=90, method=0, **movie)
         with self.view.hold_sync():
-            self.view.frames = len(self.frames)
-            self.view.picture = animation(new)
+            self.view.frames, self.view.picture = len(self.frames), buffer.getvalue()
         self.map.value = png(self.plan(), fast=True)
         self.status.say(f"{len(self.frames)} frames, {len(self.memory):,} tokens")
