@@ -121,7 +121,7 @@ class Walk(WithPicture):
             self.room, size = scene, (128, 128)
             first = Cameras(scene.start(), default_intrinsics(size), size)
             scene, c2w = scene.render(first, times=torch.zeros(1)).frames[0], first.c2w
-        inputs = pipe.check_inputs(scene, c2w, None, None)
+        image, cameras, *_ = pipe.check_inputs(scene, c2w)
         self.options = {
             "seeds": [seed], "num_inference_steps": num_inference_steps, "prompt_embeds": encode_prompt(pipe, prompt),
             "device": pipe._execution_device, "references": pipe.config.references, "preceding": pipe.config.preceding,
@@ -137,7 +137,7 @@ class Walk(WithPicture):
             self.buttons[key].on_click(lambda _, key=key: self._event(key))
         rows = [self.view, self.map], list(self.buttons.values())
         super().__init__([*(ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), self.status])
-        self._show(State(inputs.image[None], inputs.cameras, pipe.prepare_memory("latent")), inputs.image[None])
+        self._show(State(image[None], cameras, pipe.prepare_memory("latent")), image[None])
         self.status.say("Click the picture, then walk with the arrow keys; a and d step to the side.")
 
     def press(self, key: str) -> Tensor | None:
