@@ -133,12 +133,9 @@ def _invert(inverse: Tensor, scale: float, shift: float) -> Tensor:
 
 
 def estimate_depth(
-    estimator: DepthEstimator,
-    pixels: Tensor,
-    cameras: Sequence[Cameras],
-    readouts: Sequence[Readout],
+    estimator: DepthEstimator, pixels: Tensor, cameras: Sequence[Cameras], readouts: Sequence[Readout],
     before: Sequence[Fit | None],
-) -> tuple[Tensor, list[list[Fit]]]:
+) -> tuple[Tensor, list[list[Fit]]]:  # fmt: skip
     """Depth (B, t, H, W) in metres of frames of B scenes, in the scale of their memories, and the fits of each scene.
 
     Args:

@@ -51,13 +51,9 @@ def depth_edges(depth: Tensor, threshold: float = 0.05, width: int = 1) -> Tenso
 
 
 def writable(
-    depth: Tensor,
-    moving: Tensor | None = None,
-    sky: Tensor | None = None,
-    *,
-    stride: int,
+    depth: Tensor, moving: Tensor | None = None, sky: Tensor | None = None, *, stride: int,
     edge_threshold: float | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Stage 4 of the paper: which cells may be written, (N, H/stride, W/stride) bool, as `lift` and `write` take it.
 
     A cell may be written if its depth is known and no pixel of it is moving or sky; with an `edge_threshold`, also only
@@ -86,13 +82,9 @@ def writable(
 
 
 def looked_through(
-    surface: Tensor,
-    cameras: Cameras,
-    nearest: Tensor,
-    views: Cameras,
-    tolerance: float = DEPTH_TOLERANCE,
+    surface: Tensor, cameras: Cameras, nearest: Tensor, views: Cameras, tolerance: float = DEPTH_TOLERANCE,
     min_views: int = 1,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Cells whose surface at least `min_views` views look through, so that it was not there then: (N, h, w) bool.
 
     A view looks through a surface if all that it sees, in the cell and around it, lies more than `tolerance`
@@ -164,13 +156,8 @@ def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Te
 
 
 def find_writable(
-    past: Past,
-    readout: Readout,
-    depth: Tensor,
-    pixels: Tensor,
-    moving: Tensor | None = None,
-    mask_estimator=None,
-) -> tuple[Tensor, Tensor]:
+    past: Past, readout: Readout, depth: Tensor, pixels: Tensor, moving: Tensor | None = None, mask_estimator=None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Stage 4 in the loop: which cells of N new frames may be written, and which tokens of the memory must go.
 
     Args:

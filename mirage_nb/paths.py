@@ -41,14 +41,9 @@ RETURNING, DEFAULT_MOVES = "there_and_back", "pan_left+move_right"
 
 
 def camera_path(
-    name: str,
-    num_frames: int,
-    start: Tensor | None = None,
-    *,
-    degrees_per_frame: float = 1.0,
-    metres_per_frame: float = 0.02,
-    orbit_radius: float = 2.0,
-) -> Tensor:
+    name: str, num_frames: int, start: Tensor | None = None, *, degrees_per_frame: float = 1.0,
+    metres_per_frame: float = 0.02, orbit_radius: float = 2.0,
+) -> Tensor:  # fmt: skip
     """A named camera path: (num_frames, 4, 4) c2w matrices whose first is exactly `start`.
 
     Args:

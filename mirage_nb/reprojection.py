@@ -276,12 +276,8 @@ class DepthTest:
 
 
 def reproject(
-    points: Tensor,
-    tokens: Tensor,
-    cameras: Cameras,
-    footprints: Tensor | None = None,
-    penalty: float = MAX_PENALTY,
-) -> Readout:
+    points: Tensor, tokens: Tensor, cameras: Cameras, footprints: Tensor | None = None, penalty: float = MAX_PENALTY,
+) -> Readout:  # fmt: skip
     """Stage 3 of the paper: read points (P, 3) and their tokens (P, C) with N cameras **at latent size**, all at once.
 
     Without footprints this is the paper's readout: in each cell the token with the smallest z-depth wins, and ties go

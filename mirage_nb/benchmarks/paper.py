@@ -109,12 +109,9 @@ def walk(name: str, scale: Scale, cameras: Cameras, clips: Sequence[Clip], devic
 
 @torch.no_grad()
 def race(
-    scale: Scale = Scale(),
-    runs: int = 5,
-    device: torch.device = torch.device("cpu"),
-    vae=None,
+    scale: Scale = Scale(), runs: int = 5, device: torch.device = torch.device("cpu"), vae=None,
     track: Callable[[Iterable], Iterable] = iter,
-) -> dict:
+) -> dict:  # fmt: skip
     """Race the memories' paths, on one thread; the report is as that of `race.race`.
 
     Args:

@@ -56,14 +56,9 @@ def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
 
 
 def race(
-    pipe,
-    runs: int = 5,
-    chunks: int = 12,
-    laps: int = 1,
-    first_room: int = 900000,
-    size: tuple[int, int] = (128, 128),
-    track: Callable[[Iterable], Iterable] = iter,
-) -> dict:
+    pipe, runs: int = 5, chunks: int = 12, laps: int = 1, first_room: int = 900000,
+    size: tuple[int, int] = (128, 128), track: Callable[[Iterable], Iterable] = iter,
+) -> dict:  # fmt: skip
     """Walk `runs` rooms there and back with every memory, on one thread.
 
     The memories take turns in each room, so that a slow moment of the machine hits all of them.

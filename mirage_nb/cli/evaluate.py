@@ -27,14 +27,9 @@ SHEETS = 3  # rooms in the contact sheet
 
 @app.command()
 def rooms(
-    out: Out,
-    seeds: Rooms = "900000-900031",
-    frames: Frames = 49,
-    memory: Memories = "latent,rgb,none",
-    steps: Steps = 2,
-    batch: Batch = 16,
-    model: Model = None,
-) -> None:
+    out: Out, seeds: Rooms = "900000-900031", frames: Frames = 49, memory: Memories = "latent,rgb,none",
+    steps: Steps = 2, batch: Batch = 16, model: Model = None,
+) -> None:  # fmt: skip
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
     from mirage_nb.evaluation import evaluate_rooms
     from mirage_nb.viz import board, contact_sheet, write_png
@@ -52,16 +47,14 @@ def rooms(
 
 @app.command()
 def recording(
-    folder: Annotated[Path, typer.Argument(help="An RGB-D recording in the layout of 7-Scenes.")],
-    out: Out,
+    folder: Annotated[Path, typer.Argument(help="An RGB-D recording in the layout of 7-Scenes.")], out: Out,
     frames: Annotated[int, typer.Option(help="How many frames of it, from the first.")] = 49,
     memory: Memories = "latent,none",
     own_depth: Annotated[bool, typer.Option(help="Estimate the depth of all frames but the first.")] = False,
     size: Annotated[int, typer.Option(help="Edge of the square pictures in pixels, a multiple of 16.")] = 128,
-    noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4,
-    steps: Steps = 2,
+    noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4, steps: Steps = 2,
     model: Model = None,
-) -> None:
+) -> None:  # fmt: skip
     """Walk the path of a real recording from its first frame, and compare with what was recorded."""
     from mirage_nb.data.recordings.rgbd import read_rgbd
     from mirage_nb.evaluation import evaluate_recording

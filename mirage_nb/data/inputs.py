@@ -31,13 +31,9 @@ def choose_path(
 
 
 def read_input(
-    source: str,
-    path: str | Trajectory | None = None,
-    *,
-    frames: int = 49,
-    size: tuple[int, int] = (128, 128),
+    source: str, path: str | Trajectory | None = None, *, frames: int = 49, size: tuple[int, int] = (128, 128),
     fov: float | None = None,
-) -> Scene:
+) -> Scene:  # fmt: skip
     """Read INPUT of `mirage-nb generate`.
 
     Args:

@@ -18,12 +18,9 @@ FILM_DIAGONAL = math.hypot(36.0, 24.0)  # millimetres; what "35 mm equivalent" r
 
 
 def read_photo(
-    path: str | Path,
-    size: tuple[int, int] = (128, 128),
-    *,
-    fov: float | None = None,
+    path: str | Path, size: tuple[int, int] = (128, 128), *, fov: float | None = None,
     trajectory: Trajectory | None = None,
-) -> Scene:
+) -> Scene:  # fmt: skip
     """Read a photo, turned upright, and the path of its camera, if it has one, from the origin on.
 
     The scene's note says where the intrinsics come from.

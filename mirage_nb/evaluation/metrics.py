@@ -62,12 +62,6 @@ def gradient_energy(frames: Tensor, truth: Tensor) -> float:
     return energy(frames) / max(energy(truth), 1e-9)
 
 
-def colour_drift(frames: Tensor) -> float:
-    """The largest relative change of a colour channel's mean from the first frame to the last."""
-    first, last = (f.float().mean((0, 1)) for f in (frames[0], frames[-1]))
-    return ((last - first).abs() / first.clamp(min=1)).max().item()
-
-
 def measure(frames: Tensor, truth: Tensor, covered: Tensor, lag: int = 40) -> dict[str, float]:
     """All metrics of a video on a path there and back, whose true video is `truth`.
 
@@ -84,7 +78,6 @@ def measure(frames: Tensor, truth: Tensor, covered: Tensor, lag: int = 40) -> di
         "psnr_to_truth_covered": mean_psnr(frames, truth, covered),
         "ssim": float(np.mean([structural_similarity(a, b, channel_axis=-1) for a, b in pairs])),
         "gradient_energy": gradient_energy(frames, truth),
-        "colour_drift": colour_drift(frames),
     }
 
 

@@ -124,15 +124,10 @@ def there_and_back_room(seed: int, num_frames: int, size: tuple[int, int] = (128
 
 
 def evaluate_rooms(
-    pipe,
-    seeds: Sequence[int],
-    num_frames: int = 49,
-    methods: Sequence[str] | Mapping[str, Method] = ("latent", "rgb", "none"),
-    *,
-    num_inference_steps: int = 2,
-    batch: int = 16,
-    track: Callable[[Iterable], Iterable] = iter,
-) -> tuple[dict, dict[int, dict[str, Tensor]]]:
+    pipe, seeds: Sequence[int], num_frames: int = 49,
+    methods: Sequence[str] | Mapping[str, Method] = ("latent", "rgb", "none"), *, num_inference_steps: int = 2,
+    batch: int = 16, track: Callable[[Iterable], Iterable] = iter,
+) -> tuple[dict, dict[int, dict[str, Tensor]]]:  # fmt: skip
     """Walk the same rooms, along the same paths there and back, from the same noise, with each method.
 
     Args:
@@ -165,15 +160,9 @@ def evaluate_rooms(
 
 
 def evaluate_recording(
-    pipe,
-    clip: Clip,
-    memories: Sequence[str] = ("latent", "none"),
-    *,
-    seeds: Sequence[int] = range(4),
-    num_inference_steps: int = 2,
-    given_depth: bool = True,
-    track: Callable[[Iterable], Iterable] = iter,
-) -> tuple[dict, dict[str, Tensor]]:
+    pipe, clip: Clip, memories: Sequence[str] = ("latent", "none"), *, seeds: Sequence[int] = range(4),
+    num_inference_steps: int = 2, given_depth: bool = True, track: Callable[[Iterable], Iterable] = iter,
+) -> tuple[dict, dict[str, Tensor]]:  # fmt: skip
     """Walk the path of a recording with each memory, once for each noise.
 
     Args:

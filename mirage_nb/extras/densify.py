@@ -22,15 +22,9 @@ from mirage_nb.models.vae import as_pixels
 
 @torch.no_grad()
 def densify(
-    memory: LatentGrid,
-    image: Tensor,
-    depth: Tensor,
-    camera: Cameras,
-    encode: Callable[[Tensor], Tensor],
-    *,
-    shifts: int = 4,
-    mask: Tensor | None = None,
-) -> int:
+    memory: LatentGrid, image: Tensor, depth: Tensor, camera: Cameras, encode: Callable[[Tensor], Tensor], *,
+    shifts: int = 4, mask: Tensor | None = None,
+) -> int:  # fmt: skip
     """Add the tokens of an image, encoded at shifts x shifts places within a cell. All are kept, whatever the policy.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
@@ -69,11 +70,9 @@ def rows_to_delete(where: Tensor, positions: Tensor) -> Tensor:
     Raises:
         ValueError: `where` is neither a box nor a mask.
     """
-    if where.shape == (2, 3) and not where.dtype.is_complex and where.dtype.is_floating_point:
+    if where.shape == (2, 3) and where.is_floating_point():
         return ((positions >= where[0]) & (positions <= where[1])).all(1)
-    if where.shape != positions.shape[:1] or where.dtype.is_floating_point or where.dtype.is_signed:
-        raise ValueError(
-            f"where: expected a (2, 3) box in metres or a bool mask ({len(positions)},), got {where.dtype} "
-            f"{tuple(where.shape)}"
-        )
+    if where.shape != positions.shape[:1] or where.dtype != torch.bool:
+        found = f"{where.dtype} {tuple(where.shape)}"
+        raise ValueError(f"where: expected a (2, 3) box in metres or a bool mask ({len(positions)},), got {found}")
     return where

@@ -39,19 +39,10 @@ class Objective(nn.Module):
 
 
 def fit(
-    model: nn.Module,
-    batch_loss: BatchLoss,
-    *,
-    steps: int,
-    folder: str | Path,
-    lr: float,
-    warmup: int = 100,
-    ema: float = 0.0,
-    seed: int = 0,
-    checkpoint_minutes: float = 3.0,
-    log_every: int = 20,
+    model: nn.Module, batch_loss: BatchLoss, *, steps: int, folder: str | Path, lr: float, warmup: int = 100,
+    ema: float = 0.0, seed: int = 0, checkpoint_minutes: float = 3.0, log_every: int = 20,
     on_log: Callable[[list[dict]], None] | None = None,
-) -> nn.Module:
+) -> nn.Module:  # fmt: skip
     """Train the parameters of `model` that require gradients; returns it with the averaged weights.
 
     Args:

@@ -6,12 +6,11 @@ loaded at first use, since plotly, matplotlib and ipywidgets are heavy.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from mirage_nb import lazy_names
 
 _NAMES_OF = {
     "colours": (
-        "heat", "holes", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
+        "heat", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours",
     ),
     "figures": ("board", "lines", "pictures"),
     "notebook": ("check", "record"),
@@ -23,11 +22,4 @@ _NAMES_OF = {
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 __all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value  # the next use does not come here
-    return value
+__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

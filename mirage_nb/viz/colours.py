@@ -9,7 +9,6 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mirage_nb.reprojection import Readout
 from mirage_nb.viz.base import COLOURS
 
 
@@ -71,11 +70,6 @@ def readout_cells(latents: Tensor, visible: Tensor, colours: Tensor) -> np.ndarr
     """A readout (C, h, w), visible (h, w) bool, by the tokens' colours: (h, w, 3) uint8, holes orange."""
     rgb = token_colours(latents.flatten(1).T, colours).view(1, *visible.shape, 3)
     return tinted(rgb, ~visible[None].cpu(), share=1.0)[0].numpy()
-
-
-def holes(frames: Tensor, readout: Readout) -> Tensor:
-    """Decoded readouts (N, H, W, 3) uint8, white where the memory shows nothing."""
-    return tinted(frames, ~readout.visibility.cpu(), "white", share=1.0)
 
 
 def tinted(frames: Tensor, mask: Tensor, colour: str = COLOURS["hole"], share: float = 0.6) -> Tensor:

@@ -50,12 +50,6 @@ def test_fog_has_little_gradient_energy():
     assert ev.gradient_energy(fog, truth) < 0.3
 
 
-def test_drift_of_one_channel_is_found():
-    frames = torch.full((3, 4, 4, 3), 100, dtype=torch.uint8)
-    frames[-1, ..., 1] = 105
-    assert ev.colour_drift(frames) == pytest.approx(0.05)
-
-
 def test_summary_leaves_out_what_is_no_number():
     s = ev.summary([1.0, 2.0, 3.0, math.nan, math.inf])
     assert s["mean"] == 2 and s["ci95"] == pytest.approx(1.96 / math.sqrt(3))

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
 from mirage_nb import viz
-from mirage_nb.cameras import Cameras
-from mirage_nb.reprojection import Readout
 from mirage_nb.viz.base import COLOURS
 
 SIZE = (32, 48)
@@ -60,14 +58,6 @@ def test_a_tint_lies_on_the_mask_and_nowhere_else():
     paint = 255 * torch.tensor(to_rgb(COLOURS["hole"]))
     expected = 0.4 * frames[pixels].float() + 0.6 * paint
     torch.testing.assert_close(by_cell[pixels].float(), expected, atol=0.51, rtol=0)
-
-
-def test_holes_are_white():
-    grid = Cameras(torch.eye(4)[None], [10.0, 10, 3, 2], (4, 6))
-    readout = Readout.empty(grid, 4)
-    readout.visibility[0, 1, 2] = True
-    (picture,) = viz.holes(torch.zeros(1, *SIZE, 3, dtype=torch.uint8), readout)
-    assert not picture[8:16, 16:24].any() and (picture == 255).all(-1).sum() == 32 * 48 - 64
 
 
 def test_colours_of_tokens_are_those_of_their_cells() -> None:
