@@ -107,7 +107,7 @@ def as_depth(depth, cameras: Cameras) -> Tensor | None:
         expected = f"({height}, {width}) or ({frames}, {height}, {width})"
         raise ValueError(f"depth: expected {expected}, got {tuple(depth.shape)}")
     depth = depth[:frames]
-    for part in (depth[:1], depth):  # the first frame's counts by itself: without it nothing can be remembered
+    for part in (depth[:1], depth):  # the first frame's counts by itself: without it nothing can be written
         check_depth(part, cameras[: len(part)])
     depth = depth.float()
     if len(depth) > 1 and looks_like_w2c(depth, cameras):

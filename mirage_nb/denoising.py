@@ -24,7 +24,7 @@ def denoise(
         control: (B, K, t + p, h, w), from `control.memory_control`: the segment's frames, then the p preceding ones.
         steps: how many steps the scheduler takes.
         prompt_embeds: (B, L, text_dim) for a model that reads text.
-        context: clean past latent frames that the transformer sees beside the segment.
+        context: clean past latent frames that the transformer sees in addition to the segment.
         on_step: called after each step with step, timestep and latents; returns the latents to go on with.
 
     Returns:
