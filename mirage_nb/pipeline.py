@@ -4,6 +4,7 @@ comes out."""
 from __future__ import annotations
 
 import platform
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from mirage_nb.models import text
 from mirage_nb.models import transformer as _transformer  # noqa: F401
 from mirage_nb.models.vae import frame_encoder, spatial_stride, temporal_stride, use_frame_kernels
 from mirage_nb.models.wan import WAN, load_wan
-from mirage_nb.runs import TENSORS, Run, digest, draw_seed, model_digest
+from mirage_nb.runs import TENSORS, Run, digest, model_digest
 from mirage_nb.segments import new_frames_per_segment, plan_segments
 from mirage_nb.stitching import Resume, rollout
 
@@ -141,7 +142,7 @@ class MiragePipeline(DiffusionPipeline):
             depth: z-depth in metres, (H, W) of the image or (T, H, W) of all frames, 0 = unknown; by default estimated.
             moving: (T, H, W) bool, what must not be written; by default it is found, see `rollout`.
             memory: a name ("latent", "append", "rgb", "rgb_capped", "none", see `make_memory`), or a memory, which
-                grows in place. To resume a run that began with one, pass it as it was then.
+                grows in place. To resume a run that began with one, pass it as it was then; the output holds another.
             num_inference_steps: denoising steps a segment: 2 suffice for what the bundled model remembers, 4 or 8
                 sharpen what it invents; 20 are the paper's for Wan.
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
@@ -172,17 +173,18 @@ class MiragePipeline(DiffusionPipeline):
         memory = self.prepare_memory(memory)
         run, parts, first_frame, resume = None, [], image, None
         if output_dir is not None:
+            seen = [memory.read(cameras).latents] if len(memory) else []  # two memories may be of one size
             masks = [getattr(self.mask_estimator, key, None) for key in ("name", "moving", "sky")]
             asked = {
                 "image": digest(image), "c2w": digest(cameras.c2w), "intrinsics": digest(cameras.intrinsics),
                 "depth": digest(depth), "moving": digest(moving, *masks),
-                "memory": digest(name, memory.frames, len(memory)),
+                "memory": digest(name, memory.frames, len(memory), *seen),
                 "prompt": digest(prompt, negative_prompt, guidance_scale),
                 "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),
             }  # fmt: skip
             run = Run(output_dir, asked, seed)
             seed, parts = run.seed, run.results()
-        seed = draw_seed() if seed is None else seed
+        seed = secrets.randbelow(2**31) if seed is None else seed
         if parts:
             memory, first_frame = run.memory(memory), parts[-1]["frames"][-1]
             latents = torch.cat([part["latents"] for part in parts], 1)[None]  # (1, C, n, h, w)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Run:
         if state.exists():
             self._go_on_from(state)
         elif seed is None:
-            self.seed = draw_seed()
+            self.seed = secrets.randbelow(2**31)
         with self._disk_is_full():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_state()
@@ -148,10 +149,3 @@ class Run:
                 raise
             advice = "what was done is kept; free some space and call again to go on"
             raise OSError(error.errno, f"output_dir: the disk of {self.folder} is full; {advice}") from None
-
-
-def draw_seed() -> int:
-    """A random seed in [0, 2**31)."""
-    generator = torch.Generator()
-    generator.seed()
-    return int(torch.randint(2**31, (), generator=generator))

@@ -16,8 +16,7 @@ from mirage_nb.models.vae import temporal_stride
 
 @dataclass(frozen=True)
 class Segment:
-    """Pixel frames start, ..., stop - 1 of a video. Its first frame is the last one of the segment before (or the given
-    image)."""
+    """Pixel frames start, ..., stop - 1 of a video. The first one ends the segment before (or is the given image)."""
 
     index: int
     start: int

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.checks import check_memory
 from mirage_nb.context import Past, find_context
 from mirage_nb.denoising import denoise
 from mirage_nb.depth_alignment import NO_SCALE, Fit, estimate_depth
@@ -206,6 +207,8 @@ def rollout(
                     models, first, noise, control, num_inference_steps,
                     prompt_embeds=prompt_embeds, context=context, on_step=step,
                 )  # fmt: skip
+            if not latents.isfinite().all():
+                raise ValueError(f"latents: the generator made NaN or infinity in segment {segment.index}")
             new, new_at = latents[:, :, 1:], at[1:]
             with clock("decode"), precision(models.vae, device):
                 # Without temporal compression frames are decoded one by one: the first one need not come along.
@@ -242,6 +245,10 @@ def rollout(
 
 def _check_rollout(models, memories, image, cameras, seeds, depth, moving) -> None:
     """Raise ValueError where the inputs of `rollout` do not fit together."""
+    if image.ndim != 4 or image.shape[3] != 3 or image.dtype != torch.uint8:
+        raise ValueError(f"image: expected (B, H, W, 3) uint8, got {image.dtype} {tuple(image.shape)}")
+    for memory in memories:
+        check_memory(memory, spatial_stride(models.vae), int(models.vae.config.z_dim))
     batch, height, width, _ = image.shape
     counts = {len(c) for c in cameras}
     if not batch == len(memories) == len(cameras) == len(seeds) or len(counts) != 1:

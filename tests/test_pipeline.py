@@ -188,6 +188,14 @@ def test_a_folder_of_another_run_is_refused(pipe, tmp_path, change, named):
         call(pipe, output_dir=tmp_path, **change)
 
 
+def test_another_memory_of_the_same_size_is_another_run(pipe, tmp_path):
+    first, other = (call(pipe, segments=1, memory="latent", generator=seed).memory for seed in (1, 2))
+    assert len(first) == len(other)
+    call(pipe, segments=1, memory=first, output_dir=tmp_path)
+    with pytest.raises(ValueError, match="another memory"):
+        call(pipe, segments=1, memory=other, output_dir=tmp_path)
+
+
 def test_other_weights_are_another_run(pipe, tmp_path):
     call(pipe, segments=1, output_dir=tmp_path)
     with pytest.raises(ValueError, match="another model"):

@@ -254,10 +254,22 @@ def test_a_hook_sees_every_step_and_may_replace_the_latents():
     assert not results[1].latents.any()
 
 
+def test_latents_that_are_not_finite_are_told():
+    rotten = rollout(
+        models(), [Recorder()], images(1), [walk(5)], seeds=[0], on_step=lambda *args: args[-1] * torch.nan
+    )
+    with pytest.raises(ValueError, match="latents: the generator made NaN or infinity in segment 0"):
+        next(rotten)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (dict(seeds=[0, 1]), "cameras: expected 1 scenes"),
+        (dict(image=images(1)[0]), "image: expected"),
+        (dict(image=images(1) / 255), "image: expected"),
+        (dict(memories=["latent"]), "memory: expected a name or a Memory, got str"),
+        (dict(memories=[LatentGrid(stride=4)]), "memory: holds latents of stride 4"),
         (dict(cameras=[walk(5).resize((16, 24))]), "cameras: expected the image's size 32x48"),
         (dict(depth=torch.ones(1, 3, *SIZE)), "depth: expected"),
         (dict(moving=torch.zeros(1, 1, *SIZE, dtype=torch.bool)), "moving: expected"),

@@ -11,6 +11,8 @@ import typer
 
 from mirage_nb.cli.console import one_line, quiet, write_json
 
+Kind = Literal["latent", "append", "rgb", "rgb_capped", "none"]
+
 
 def generate(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="room:17, or an RGB-D folder, posed photo or photo.")],
@@ -22,12 +24,9 @@ def generate(
     action: Annotated[str | None, typer.Option(help="Keystrokes, as 'w-32,j-48,l-48': wasd move, ijkl turn.")] = None,
     trajectory: Annotated[str | None, typer.Option(help="A file or folder: COLMAP, transforms.json, TUM, ...")] = None,
     frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
-    segments: Annotated[int | None, typer.Option(min=1, help="Length in segments, instead of frames.")] = None,
-    memory: Annotated[
-        Literal["latent", "append", "rgb", "rgb_capped", "none"], typer.Option(help="What is kept between segments.")
-    ] = "latent",
+    memory: Annotated[Kind, typer.Option(help="What is kept between segments.")] = "latent",
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps a segment; by default the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps a segment; by default the model's.")] = None,
     model: Annotated[str | None, typer.Option(help="wan2.2, or a model's folder; by default the bundled one.")] = None,
     branch: Annotated[Path | None, typer.Option(help="Weights of Wan's memory branch (.safetensors).")] = None,
     lora: Annotated[Path | None, typer.Option(help="A LoRA for Wan (.safetensors).")] = None,
@@ -49,7 +48,6 @@ def generate(
         quiet()  # all that can be checked comes before a large model is loaded
         formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
         choice, mask_estimator = choose_model(model, size), choose_masks(segmentation, masked)
-        frames = choice.new_frames * segments + 1 if segments else frames
         walked = choose_path(path, action, trajectory, frames)
         scene = read_input(source, walked, frames=frames, size=choice.size, fov=fov)
         depth = None if scene.depth is None else scene.depth[:1]

@@ -15,9 +15,7 @@ app = typer.Typer(help=__doc__, invoke_without_command=True)
 @app.callback()
 def tiny(
     context: typer.Context,
-    folder: Annotated[
-        Path | None, typer.Option(help="Gets rooms, checkpoints and the model; a stopped run continues from it.")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="Gets all results; a stopped run continues from it.")] = None,
     preset: Annotated[str, typer.Option(help="What to train from nothing: tiny.")] = "tiny",
     quick: Annotated[bool, typer.Option(help="A few steps of everything, to see that all works.")] = False,
 ) -> None:
@@ -28,18 +26,17 @@ def tiny(
         from mirage_nb.training.tiny import QUICK, Schedule, train_tiny
 
         if folder is None:
-            raise ValueError("folder: expected a folder for rooms, checkpoints and the model: --folder build/train")
+            raise ValueError("folder: expected a folder for all results: --folder build/train")
         one_of("preset", preset, ["tiny"])
-        typer.echo(f"the model is in {train_tiny(folder, QUICK if quick else Schedule())}")
+        made = train_tiny(folder / "quick", QUICK) if quick else train_tiny(folder, Schedule())
+        typer.echo(f"the model is in {made}")
 
 
 @app.command()
 def data(
     folder: Annotated[Path, typer.Option(help="Gets the walks, in shards; those that exist stay.")],
     rooms: Annotated[int, typer.Option(help="Render the rooms 0 to ROOMS - 1.")] = 0,
-    recordings: Annotated[
-        list[str], typer.Option(help="RGB-D in the layout of 7-Scenes, or video with poses, by folder or file.")
-    ] = [],  # noqa: B006
+    recordings: Annotated[list[str], typer.Option(help="RGB-D as 7-Scenes has it, or video with poses.")] = [],
     frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
     size: Annotated[int, typer.Option(help="Height and width of a frame, in pixels.")] = 128,
 ) -> None:

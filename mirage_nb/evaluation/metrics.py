@@ -16,8 +16,6 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import cells
 
-MOSTLY = 0.5  # share of a cell's pixels that must show a moving thing, for the cell's token to count as its ghost
-
 
 def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
     """PSNR in dB of pictures (..., H, W, 3) uint8, one value per picture; infinite where two are equal.
@@ -119,5 +117,5 @@ def ghosts(memory, cameras: Cameras, moving: Tensor) -> Tensor:
         mine = (memory.written == frame).cpu()
         uv, _ = cameras[frame].project(memory.positions[mine].cpu())
         column, row = (uv[0] / memory.stride).floor().long().unbind(1)
-        found[mine] = share[frame, row.clamp(0, h - 1), column.clamp(0, w - 1)] > MOSTLY
+        found[mine] = share[frame, row.clamp(0, h - 1), column.clamp(0, w - 1)] > 0.5  # most of its pixels
     return found

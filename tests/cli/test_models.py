@@ -56,7 +56,7 @@ def test_depth_without_a_scale_is_told_before_the_large_model_is_loaded(folder, 
 def test_a_photo_walks_with_a_wan_folder(folder, tmp_path):
     """From the photo to the video, the memory and data for a splat; two segments of 33 frames that share one."""
     code, text = generate(
-        folder, tmp_path, "--prompt", "a room with red chairs", "--path", "orbit_left", "--segments", 2,
+        folder, tmp_path, "--prompt", "a room with red chairs", "--path", "orbit_left", "--frames", 65,
         "--export", "nerfstudio,colmap",
     )  # fmt: skip
     assert code == 0, text

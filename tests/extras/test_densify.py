@@ -53,3 +53,11 @@ def test_shifts_must_divide_the_stride(shifts):
     view, image = camera(pose(), size=SIZE, focal=40.0), torch.zeros(*SIZE, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="shifts: expected a divisor of the stride 8"):
         densify(LatentGrid(), image, torch.ones(SIZE), view, encode, shifts=shifts)
+
+
+def test_depth_that_a_shift_loses_and_a_memory_without_a_stride_are_fine():
+    view, image = camera(pose(), size=SIZE, focal=40.0), torch.zeros(*SIZE, 3, dtype=torch.uint8)
+    depth, memory = torch.zeros(SIZE), LatentGrid()
+    depth[:, :4] = 2.0
+    assert densify(memory, image, depth, view, encode, shifts=2) == len(memory) > 0
+    assert memory.stride == STRIDE and memory.read(view).visibility.any()

@@ -10,6 +10,7 @@ from mirage_nb.pipeline import MiragePipeline
 
 def test_one_command_goes_through_everything_and_resumes(tmp_path):
     command = ["train", "--preset", "tiny", "--quick", "--folder", str(tmp_path)]
+    tmp_path = tmp_path / "quick"
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     folder = tmp_path / "mirage-tiny"
