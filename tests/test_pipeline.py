@@ -10,7 +10,8 @@ import pytest
 import torch
 from micro import build_micro
 
-from mirage_nb import LatentGrid, MiragePipeline, runs
+from mirage_nb import Cameras, LatentGrid, MiragePipeline, runs
+from mirage_nb.cameras import default_intrinsics
 from mirage_nb.paths import camera_path
 
 SIZE = (32, 48)
@@ -189,8 +190,12 @@ def test_a_folder_of_another_run_is_refused(pipe, tmp_path, change, named):
 
 
 def test_another_memory_of_the_same_size_is_another_run(pipe, tmp_path):
-    first, other = (call(pipe, segments=1, memory="latent", generator=seed).memory for seed in (1, 2))
-    assert len(first) == len(other)
+    path = camera_path("there_and_back", 3)
+    first, other = LatentGrid(), LatentGrid()
+    for seed, memory in enumerate((first, other)):
+        latents = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(seed))
+        memory.write(latents.half(), torch.full((1, *SIZE), 2.0), Cameras(path[:1], default_intrinsics(SIZE), SIZE))
+    assert len(first) == len(other) == 24
     call(pipe, segments=1, memory=first, output_dir=tmp_path)
     with pytest.raises(ValueError, match="another memory"):
         call(pipe, segments=1, memory=other, output_dir=tmp_path)
