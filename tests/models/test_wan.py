@@ -20,22 +20,29 @@ PROMPT, NEGATIVE = "a room with red chairs", "blurry"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("wan")
-
-
-@pytest.fixture(scope="module")
-def theirs(folder):
+def written(tmp_path_factory):
+    """A Wan pipeline of diffusers, and the folder where it is saved."""
     from diffusers.pipelines.wan import pipeline_wan_i2v
 
     pipeline_wan_i2v.ftfy = SimpleNamespace(fix_text=str)  # not installed here; it mends nothing in these prompts
+    folder = tmp_path_factory.mktemp("wan")
     pipe = write_wan(folder)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return folder, pipe
 
 
 @pytest.fixture(scope="module")
-def ours(theirs, folder):
+def folder(written):
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def theirs(written):
+    return written[1]
+
+
+@pytest.fixture(scope="module")
+def ours(folder):
     pipe = MiragePipeline.from_wan(str(folder), torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
