@@ -44,7 +44,7 @@ def denoise(
             with torch.autocast(noise.device.type, enabled=False):  # the scheduler computes in float32
                 velocity = context.of_target(velocity.float())
                 latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-                latents[:, :, 0] = clean
                 if on_step is not None:
                     latents = on_step(step, timestep, latents)
+                latents[:, :, 0] = clean
     return latents

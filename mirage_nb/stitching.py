@@ -112,7 +112,7 @@ def rollout(
         on_step: called after each denoising step with segment, step, timestep and latents (B, C, t, h, w); returns the
             latents to go on with.
         references, preceding: how many clean past latent frames of each kind the generator sees, at most (paper: 4 and
-            2; see `context`). The bundled model was trained with 4 and 0.
+            2; see `context`). The bundled pipeline uses 4 and 0.
         resume: where an earlier rollout stopped.
         device: where to compute; by default where the transformer is.
 
@@ -120,7 +120,8 @@ def rollout(
         A `SegmentResult` after each segment.
 
     Raises:
-        ValueError: the inputs do not fit together. The call itself raises it, before any work.
+        ValueError: the inputs do not fit together (the call itself raises it); or, during the walk, the generator made
+            NaN, or relative depth overlaps with nothing.
     """
     stride, latent_step = spatial_stride(models.vae), temporal_stride(models.vae)  # pixels; frames a latent frame
     depth = depth[:, None] if depth is not None and depth.ndim == 3 else depth
@@ -163,7 +164,7 @@ def rollout(
                 memory.delete(torch.zeros(len(memory), dtype=torch.bool).index_fill_(0, gone.cpu(), True))
             if (depth[b].isfinite() & (depth[b] > 0)).any():  # else all is sky, and there is nothing to write
                 # Half precision is far finer than what the VAE tells apart, and takes half the memory.
-                memory.write(tokens.half(), depth[b], views, mask, frames=pixels[b])
+                memory.write(tokens.half(), depth[b], views, mask, frames=pixels[b])  # it lifts, then writes
             masks.append(mask)
         return torch.stack(masks)
 

@@ -47,7 +47,9 @@ def densify(
     stride, before = latent_stride(encode(pixels), camera), len(memory)
     if shifts < 1 or stride % shifts:
         raise ValueError(f"shifts: expected a divisor of the stride {stride}, got {shifts}")
-    memory.stride = memory.stride or stride  # as a first write would set it
+    if memory.stride not in (None, stride):
+        raise ValueError(f"memory: holds latents of stride {memory.stride}, these have {stride}")
+    memory.stride = stride  # as a first write would set it
     for y, x in product(range(0, stride, stride // shifts), repeat=2):
         # What comes in at the right and at the bottom is unknown: it has no depth and is not lifted.
         shifted = pad(pixels[..., y:, x:], (0, x, 0, y), "replicate")
