@@ -158,12 +158,12 @@ def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Te
 def find_writable(
     past: Past, readout: Readout, depth: Tensor, pixels: Tensor, moving: Tensor | None = None, mask_estimator=None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Stage 4 in the loop: which cells of N new frames may be written, and which tokens of the memory must go.
+    """Stage 4 in the loop: which cells of N new frames may be written, and which tokens must be deleted.
 
     Args:
         past, readout, depth: see `find_moving`.
         pixels: (N, 3, H, W) in [-1, 1], for the mask estimator.
-        moving: (N, H, W) bool, what moves, where it is given. Then nothing else is asked, and nothing must go.
+        moving: (N, H, W) bool, what moves, if given: the estimator and geometry are not used, nothing is deleted.
         mask_estimator: anything with `predict(pixels) -> moving, sky`, (N, H, W) bool each; None relies on geometry.
 
     Returns:

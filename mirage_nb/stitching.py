@@ -4,7 +4,7 @@
 latent frame clean (the last one of the segment before), decodes, finds the depth, masks, lifts and writes. What it
 writes are the generated latents themselves. They are never rendered and encoded again, which is the paper's point.
 
-The loop knows the generator and the memory only by what they can do, so each of them can be replaced.
+The loop only calls a few methods of the generator and of the memory. A class of your own can replace either.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SegmentResult:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an earlier rollout stopped: what it takes, with its memories, to go on as if it had not stopped.
+    """Where an earlier rollout stopped: with its memories, all that a new rollout needs to continue.
 
     Attributes:
         segments: how many are done.
@@ -107,7 +107,7 @@ def rollout(
         depth: z-depth in metres where it is given: (B, T, H, W) of all frames, or (B, H, W) of the first ones. The rest
             is estimated, in the scale of the memory's depth.
         moving: (B, T, H, W) bool, what must not be written: moving things (and sky, where depth is estimated). By
-            default the mask estimator and geometry find it (`masking.find_moving`).
+            default the mask estimator and geometry find it (`masking.find_writable`).
         prompt_embeds: (B, L, text_dim) for a model that reads text.
         on_step: called after each denoising step with segment, step, timestep and latents (B, C, t, h, w); returns the
             latents to go on with.

@@ -48,7 +48,7 @@ class Memory(Protocol):
             cameras: N cameras at the size of the image, (H, W) pixels.
             mask: bool, (N, H, W) or (N, h, w), True where it may be written; by default everywhere.
             frames: (N, 3, H, W) in [-1, 1], the decoded pixels. A memory of latents does not need them.
-            time: number of the first of the N frames; by default they are counted on from the last write.
+            time: number of the first of the N frames; by default numbering continues from the last write.
         """
 
     def read(self, cameras: Cameras) -> Readout:
