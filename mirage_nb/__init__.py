@@ -27,8 +27,13 @@ _MODULE_OF = {
     "Readout": "reprojection",
     "writable": "masking",
     "rollout": "stitching",
+    "VideoModel": "video_model",
+    "MemoryGuidance": "guidance",
+    "GuidanceOptions": "guidance",
+    "DiffusersModel": "models.diffusers_model",
+    "generate": "generation",
     "MiragePipeline": "pipeline",
-    "MirageOutput": "pipeline",
+    "MirageOutput": "generation",
     "Room": "data.rooms.room",
 }
 __all__ = list(_MODULE_OF)

@@ -3,60 +3,22 @@ comes out."""
 
 from __future__ import annotations
 
-import platform
-import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
-import mirage_nb
 from mirage_nb import checks
-from mirage_nb.cameras import Cameras
-from mirage_nb.depth_alignment import Fit, fit_report
-from mirage_nb.memory import MEMORIES, Memory, make_memory
+from mirage_nb.denoising import MirageModel
+from mirage_nb.generation import MirageOutput, check_inputs, generate, prepare_memory
+from mirage_nb.memory import Memory
 from mirage_nb.models import depth as _depth  # noqa: F401, diffusers loads classes only from modules that are imported
 from mirage_nb.models import text
 from mirage_nb.models import transformer as _transformer  # noqa: F401
-from mirage_nb.models.vae import frame_encoder, spatial_stride, temporal_stride, use_frame_kernels
+from mirage_nb.models.vae import use_frame_kernels
 from mirage_nb.models.wan import WAN, load_wan
-from mirage_nb.runs import TENSORS, Run, digest, model_digest
-from mirage_nb.segments import new_frames_per_segment, plan_segments
-from mirage_nb.stitching import Resume, rollout
-
-OUTPUT_TYPES = ("pil", "np", "pt", "uint8")
-
-
-@dataclass
-class MirageOutput(BaseOutput):
-    """What a call of the pipeline returns.
-
-    Attributes:
-        frames: T frames. `pil`: a list of PIL images. `np`: (T, H, W, 3) float in [0, 1]. `pt`: (T, 3, H, W) float in
-            [0, 1]. `uint8`: a (T, H, W, 3) uint8 tensor, which the project's own tools take.
-        c2w: (T, 4, 4) the path, in the memory's coordinates.
-        memory: the memory after the walk; pass it to the next call to walk on.
-        report: JSON-able. `depth_fit`: how well the estimated depth fits the memory's (`fit_report`), None where it was
-            given. `segments[i].seconds.{read,denoise,decode,depth,write}`, `segments[i].tokens`,
-            `memory.{kind,tokens,bytes}`, `seed`, `num_inference_steps`, `versions`.
-        latents: (t, C, h, w) of the latent frames, the image's first.
-        depth: (t, H, W) z-depth in metres of the latent frames, as it was written.
-        visibility: (t, h, w) bool, the cells that the memory showed when a frame was made.
-    """
-
-    frames: list | Tensor
-    c2w: Tensor
-    memory: Memory
-    report: dict
-    latents: Tensor
-    depth: Tensor
-    visibility: Tensor
 
 
 class MiragePipeline(DiffusionPipeline):
@@ -86,6 +48,7 @@ class MiragePipeline(DiffusionPipeline):
         self.register_to_config(autocast=autocast, references=references, preceding=preceding)
         vae.autocast = transformer.autocast = autocast
         self.mask_estimator = mask_estimator
+        transformer.has_branch  # asked now, while its weights are here: offloaded ones can't be asked
         self.register_modules(
             vae=use_frame_kernels(vae), transformer=transformer, scheduler=scheduler, depth_estimator=depth_estimator,
             text_encoder=text_encoder, tokenizer=tokenizer,
@@ -109,7 +72,7 @@ class MiragePipeline(DiffusionPipeline):
         Args:
             source: a name on the hub or a local folder, in diffusers' layout.
             branch: a safetensors file with the branch's weights (and, perhaps, LoRA), in the paper's names or ours;
-                without it the branch is fresh, changes nothing, and the video is diffusers' own image-to-video.
+                without it the memory is shown to the backbone by guidance.
             lora: a safetensors file with the backbone's LoRA.
             depth_estimator: see the class; `TransformersDepth.from_transformers(...)` for photos.
             torch_dtype: of the weights; the VAE stays in float32.
@@ -127,7 +90,7 @@ class MiragePipeline(DiffusionPipeline):
     def __call__(
         self, image, prompt: str | None = None, negative_prompt: str | None = None, *, c2w, intrinsics=None,
         depth=None, moving=None, memory: str | Memory = "latent", num_inference_steps: int = 2,
-        guidance_scale: float = 1.0, generator: torch.Generator | int | None = None,
+        guidance_scale: float = 1.0, conditioning: str | None = None, generator: torch.Generator | int | None = None,
         callback_on_step_end: Callable | None = None, callback_on_step_end_tensor_inputs: list[str] = ["latents"],
         output_type: str = "pil", output_dir: str | Path | None = None,
     ) -> MirageOutput:  # fmt: skip
@@ -146,6 +109,9 @@ class MiragePipeline(DiffusionPipeline):
             num_inference_steps: denoising steps a segment: 2 suffice for what the bundled model remembers, 4 or 8
                 sharpen what it invents; 20 are the paper's for Wan.
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
+            conditioning: how the generator gets the memory: "branch" (the paper's, trained), "guidance" (it is shown
+                the memory while it samples, see `guidance`) or "both". By default the branch where the transformer has
+                a trained one, otherwise guidance.
             generator: a `torch.Generator` or a seed makes the noise repeatable. The report holds the seed.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
                 diffusers; steps count through all segments. What it returns may replace the latents.
@@ -157,120 +123,48 @@ class MiragePipeline(DiffusionPipeline):
             FileNotFoundError, ValueError: an argument does not fit, in one line that names it, before any heavy work.
             OSError: the disk is full; what was stored stays.
         """
-        checks.one_of("output_type", output_type, OUTPUT_TYPES)
         for name in callback_on_step_end_tensor_inputs:
             checks.one_of("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
-        checks.integer("num_inference_steps", num_inference_steps, 1)
-        seed = checks.as_seed(generator)
-        image, cameras, depth, moving = self.check_inputs(image, c2w, intrinsics, depth, moving)
-        segments = plan_segments(len(cameras), new_frames_per_segment(self), temporal_stride(self.vae))
-        text.check_prompt(self, prompt, negative_prompt, guidance_scale)
-
-        prompt_embeds = text.encode_prompt(self, prompt)
-        models = self if guidance_scale == 1 else text.guided(self, negative_prompt, guidance_scale)
-
-        name = memory if isinstance(memory, str) else type(memory).__name__
-        memory = self.prepare_memory(memory)
-        run, parts, first_frame, resume = None, [], image, None
-        if output_dir is not None:
-            seen = [memory.read(cameras).latents] if len(memory) else []  # two memories may be of one size
-            masks = [getattr(self.mask_estimator, key, None) for key in ("name", "moving", "sky")]
-            asked = {
-                "image": digest(image), "c2w": digest(cameras.c2w), "intrinsics": digest(cameras.intrinsics),
-                "depth": digest(depth), "moving": digest(moving, *masks),
-                "memory": digest(name, memory.frames, len(memory), *seen),
-                "prompt": digest(prompt, negative_prompt, guidance_scale),
-                "num_inference_steps": digest(num_inference_steps), "model": model_digest(self.components),
-            }  # fmt: skip
-            run = Run(output_dir, asked, seed)
-            seed, parts = run.seed, run.results()
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        if parts:
-            memory, first_frame = run.memory(memory), parts[-1]["frames"][-1]
-            latents = torch.cat([part["latents"] for part in parts], 1)[None]  # (1, C, n, h, w)
-            resume = Resume(len(parts), latents, torch.cat([part["depth"] for part in parts])[None])
 
         def on_step(segment: int, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
             given = {name: latents for name in callback_on_step_end_tensor_inputs}
             replaced = callback_on_step_end(self, segment * num_inference_steps + step, timestep, given)
             return (replaced or {}).get("latents", latents)
 
-        results = rollout(
-            models, [memory], first_frame[None], [cameras], seeds=[seed], num_inference_steps=num_inference_steps,
-            depth=None if depth is None else depth[None], moving=None if moving is None else moving[None],
-            prompt_embeds=prompt_embeds, on_step=on_step if callback_on_step_end else None,
-            references=self.config.references, preceding=self.config.preceding,
-            resume=resume, device=self._execution_device,
+        model = self.video_model(
+            prompt, negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            conditioning=conditioning, on_step=on_step if callback_on_step_end else None,
         )  # fmt: skip
-        with self.progress_bar(total=len(segments)) as progress:
-            progress.update(len(parts))
-            for result in results:
-                part = {name: getattr(result, name)[0].cpu() for name in TENSORS}
-                figures = {"seconds": result.seconds, "tokens": result.tokens[0], "fits": result.fits[0]}
-                if run is not None:
-                    run.commit(result.index, part, figures, memory)
-                parts.append(part | figures)
-                progress.update()
-        if run is not None:
-            run.finish()
+        output = generate(
+            model, image, c2w=c2w, intrinsics=intrinsics, depth=depth, moving=moving, memory=memory,
+            generator=generator, output_type=output_type, output_dir=output_dir, progress_bar=self.progress_bar,
+        )  # fmt: skip
         self.maybe_free_model_hooks()
-        return MirageOutput(
-            frames=_frames_as(output_type, torch.cat([part["frames"] for part in parts])),
-            c2w=cameras.c2w,
-            memory=memory,
-            report=_report(parts, memory, seed, num_inference_steps),
-            latents=torch.cat([part["latents"] for part in parts], 1).transpose(0, 1),
-            depth=torch.cat([part["depth"] for part in parts]),
-            visibility=torch.cat([part["visibility"] for part in parts]),
-        )
+        output.report |= {"num_inference_steps": num_inference_steps, "conditioning": model.conditioning}
+        return output
 
-    def check_inputs(
-        self, image, c2w, intrinsics=None, depth=None, moving=None
-    ) -> tuple[Tensor, Cameras, Tensor | None, Tensor | None]:
-        """The geometric arguments of `__call__`, checked: image (H, W, 3) uint8, T cameras, depth (T, H, W) of all
-        frames or (1, H, W) of the first one or None, moving (T, H, W) bool or None.
+    @torch.no_grad()
+    def video_model(
+        self, prompt: str | None = None, negative_prompt: str | None = None, *, num_inference_steps: int = 2,
+        guidance_scale: float = 1.0, conditioning: str | None = None, **options,
+    ) -> MirageModel:  # fmt: skip
+        """This pipeline's models as a `VideoModel`, for `rollout` and `generate`.
 
-        Raises:
-            FileNotFoundError, ValueError: one does not fit; the message names it.
+        Args: see `__call__`; options are others of `MirageModel`, such as `guidance` and `references`.
         """
-        multiple = spatial_stride(self.vae) * self.transformer.config.patch_size[-1]
-        image = checks.as_image(image, multiple)
-        cameras = checks.as_cameras(c2w, intrinsics, tuple(image.shape[:2]))
-        depth, moving = checks.as_depth(depth, cameras), checks.as_mask("moving", moving, cameras)
-        if self.depth_estimator is None and (depth is None or len(depth) < len(cameras)):
-            raise ValueError("depth: this pipeline has no depth estimator, so depth (T, H, W) of every frame is needed")
-        return image, cameras, depth, moving
+        checks.integer("num_inference_steps", num_inference_steps, 1)
+        text.check_prompt(self, prompt, negative_prompt, guidance_scale)
+        options = {"references": self.config.references, "preceding": self.config.preceding} | options
+        return MirageModel(
+            self, num_inference_steps, conditioning=conditioning, prompt_embeds=text.encode_prompt(self, prompt),
+            negative_embeds=None if guidance_scale == 1 else text.encode_prompt(self, negative_prompt),
+            guidance_scale=guidance_scale, device=self._execution_device, **options,
+        )  # fmt: skip
+
+    def check_inputs(self, image, c2w, intrinsics=None, depth=None, moving=None):
+        """See `generation.check_inputs`."""
+        return check_inputs(self.video_model(), image, c2w, intrinsics, depth, moving)
 
     def prepare_memory(self, memory: str | Memory) -> Memory:
-        """A new memory by name, or the one given.
-
-        Raises:
-            ValueError: an unknown name, no memory, or one that holds latents of another VAE.
-        """
-        stride, channels = spatial_stride(self.vae), int(self.vae.config.z_dim)
-        if isinstance(memory, str):
-            checks.one_of("memory", memory, MEMORIES)
-            return make_memory(memory, frame_encoder(self.vae), stride=stride, channels=channels)
-        checks.check_memory(memory, stride, channels)
-        return memory
-
-
-def _report(parts: list[dict], memory: Memory, seed: int, steps: int) -> dict:
-    versions = {"mirage_nb": mirage_nb.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    return {
-        "depth_fit": fit_report([Fit(*fit) for part in parts for fit in part["fits"]]),
-        "segments": [{"seconds": part["seconds"], "tokens": part["tokens"]} for part in parts],
-        "memory": {"kind": type(memory).__name__, "tokens": len(memory), "bytes": int(memory.nbytes)},
-        "seed": seed,
-        "num_inference_steps": steps,
-        "versions": {**versions, "python": platform.python_version()},
-    }
-
-
-def _frames_as(output_type: str, frames: Tensor):
-    """(T, H, W, 3) uint8 in the form asked for."""
-    if output_type == "pil":
-        return [Image.fromarray(frame) for frame in frames.numpy()]
-    if output_type == "np":
-        return frames.numpy().astype("float32") / 255
-    return frames.movedim(3, 1).float() / 255 if output_type == "pt" else frames
+        """See `generation.prepare_memory`."""
+        return prepare_memory(self.video_model(), memory)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_nb.models.vae import temporal_stride
-
 
 @dataclass(frozen=True)
 class Segment:
@@ -27,11 +25,6 @@ class Segment:
     def latent_frames(self) -> list[int]:
         """The pixel frame whose pose each latent frame has, the clean first one included."""
         return list(range(self.start, self.stop, self.latent_step))
-
-
-def new_frames_per_segment(models) -> int:
-    """Pixel frames that a segment of this model adds."""
-    return (models.transformer.config.segment_latent_frames - 1) * temporal_stride(models.vae)
 
 
 def plan_segments(num_frames: int, new_frames: int, latent_step: int = 1) -> list[Segment]:
@@ -61,11 +54,15 @@ def plan_segments(num_frames: int, new_frames: int, latent_step: int = 1) -> lis
     ]
 
 
+def segment_seed(seed: int, index: int) -> int:
+    """The seed of a segment's noise. It depends on the video's seed and on the index only, so that a resumed run, a
+    batch, and every kind of memory get the same noise."""
+    return int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])  # torch uses 32 bits of a seed
+
+
 def segment_noise(seed: int, index: int, shape: Sequence[int]) -> Tensor:
-    """The noise that a segment starts from. It depends on seed and index only, so that a resumed run, a batch, and
-    every kind of memory get the same."""
-    mixed = int(np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1)[0])  # torch uses 32 bits of a seed
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(mixed))
+    """The noise that a segment starts from."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(segment_seed(seed, index)))
 
 
 class Clock:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
+from mirage_nb.denoising import MirageModel
 from mirage_nb.models.control import EXTRA_CHANNELS
 from mirage_nb.models.depth import MirageDepthModel
 from mirage_nb.models.presets import build_scheduler
@@ -27,3 +30,8 @@ def build_micro(seed: int = 0, temporal: bool = False, **changes) -> dict:
     torch.nn.init.normal_(transformer.vace_blocks[0].proj_out.weight, std=0.2)  # so that the memory shows in the output
     depth = MirageDepthModel(widths=(8, 8, 8), blocks=1, attention_layers=1)
     return dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
+
+
+def micro_model(temporal: bool = False, **options) -> MirageModel:
+    """The same as a `VideoModel`; its `parts` can be replaced. Options are those of `MirageModel`."""
+    return MirageModel(SimpleNamespace(**build_micro(temporal=temporal), mask_estimator=None), **options)

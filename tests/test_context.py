@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from micro import build_micro
+from micro import micro_model
 from scenes import box_depth, camera, pose
 
 from mirage_nb.cameras import Cameras
@@ -96,15 +94,14 @@ def test_context_stands_around_the_target_and_comes_off_again():
 
 @pytest.mark.parametrize("temporal", [False, True])
 def test_what_the_transformer_is_given_with_the_target(temporal):
-    parts, calls = SimpleNamespace(**build_micro(temporal=temporal), mask_estimator=None), []
-    parts.transformer.register_forward_pre_hook(lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+    model, calls = micro_model(temporal, references=3, preceding=2, num_inference_steps=1), []
+    model.parts.transformer.register_forward_pre_hook(
+        lambda m, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
     stride = 4 if temporal else 1
     cameras = Cameras(camera_path("there_and_back", 8 * stride + 1), [40.0, 42.0, 25.0, 15.0], SIZE)
     image = torch.randint(0, 256, (1, *SIZE, 3), dtype=torch.uint8)
-    run = rollout(
-        parts, [make_memory("latent")], image, [cameras], seeds=[0], depth=box_depth(cameras)[None], references=3,
-        preceding=2, num_inference_steps=1,
-    )  # fmt: skip
+    run = rollout(model, [make_memory("latent")], image, [cameras], seeds=[0], depth=box_depth(cameras)[None])
     results = list(run)
     latents = torch.cat([r.latents for r in results], 2)
     assert results[0].references == [[]] and not calls[0][1].get("num_references"), "there is no past yet"

@@ -15,8 +15,7 @@ from mirage_nb.data.clip import Clip
 from mirage_nb.evaluation.metrics import closed_loop_psnr, psnr
 from mirage_nb.evaluation.walks import there_and_back_room
 from mirage_nb.memory import make_memory
-from mirage_nb.models.vae import frame_encoder, spatial_stride, temporal_stride
-from mirage_nb.segments import Clock, new_frames_per_segment
+from mirage_nb.segments import Clock
 from mirage_nb.stitching import rollout
 
 MEMORIES = ("latent", "append", "rgb_capped", "rgb", "none")
@@ -32,16 +31,17 @@ def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
         `chunks`, for each segment its new `frames`, `seconds` by stage (read is without encode) and QUANTITIES; and
         `closed_loop_psnr` of the whole video in dB.
     """
-    encode, clock = frame_encoder(pipe.vae), Clock(next(pipe.transformer.parameters()).device)
+    model = pipe.video_model()
+    clock = Clock(model.device)
 
     def timed(pixels):
         with clock("encode"):
-            return encode(pixels)
+            return model.encode(pixels)
 
-    memory = make_memory(name, timed, stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
+    memory = make_memory(name, timed, stride=model.stride, channels=model.channels)
     chunks, start, frames = [], 0, torch.empty_like(clip.frames)
     clock.seconds["encode"] = 0.0
-    for result in rollout(pipe, [memory], clip.frames[:1], [clip.cameras], seeds=[seed]):
+    for result in rollout(model, [memory], clip.frames[:1], [clip.cameras], seeds=[seed]):
         new = slice(start, start + result.frames.shape[1])
         frames[new] = result.frames[0]
         generated = slice(max(1, start), new.stop)  # the first frame is the truth itself
@@ -72,7 +72,8 @@ def race(
     Returns:
         A report: `settings`, `machine`, `notes` and `memories` (of `summarise`).
     """
-    new, step = new_frames_per_segment(pipe), temporal_stride(pipe.vae)
+    model = pipe.video_model()
+    new, step = model.new_frames, model.latent_step
     frames = chunks * new + 1
     frames += step if frames % 2 == 0 else 0  # a path there and back has an odd number
     path = list(range(frames)) + list(range(1, frames)) * (laps - 1)  # a lap ends where the next one begins

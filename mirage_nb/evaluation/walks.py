@@ -32,7 +32,7 @@ class Method:
         make_memory: makes an empty memory.
         prepare: called before the walk with the empty memory, to write to it: the given image (H, W, 3) uint8, its
             depth (H, W) in metres, and its camera.
-        options: of `rollout`, where they are not the pipeline's own.
+        options: of `MiragePipeline.video_model`, where they are not the pipeline's own.
     """
 
     make_memory: Callable[[], Memory]
@@ -104,11 +104,8 @@ def walk(
             depth = pipe.depth_estimator.predict(as_pixels(image).to(device), cameras.intrinsics.to(device))[:, None]
         for memory, picture, own, camera in zip(memories, image.to(device), depth[:, 0].to(device), cameras.to(device)):
             method.prepare(memory, picture, own, camera)
-    options = dict(references=pipe.config.references, preceding=pipe.config.preceding) | dict(method.options)
-    segments = rollout(
-        pipe, memories, image, [clip.cameras for clip in clips], seeds=list(seeds), num_inference_steps=steps,
-        depth=depth, **options,
-    )  # fmt: skip
+    model = pipe.video_model(num_inference_steps=steps, **method.options)
+    segments = rollout(model, memories, image, [clip.cameras for clip in clips], seeds=list(seeds), depth=depth)
     return Walk(memories, list(segments))
 
 

@@ -213,11 +213,14 @@ class LatentGrid:
             time: for `written`; by default the number of frames written so far.
 
         Raises:
-            ValueError: positions that are not finite, or too far from the origin for their voxels.
+            ValueError: numbers that are not finite, tokens of other channels, or positions too far from the origin for
+                their voxels.
         """
-        if not points.positions.isfinite().all():
-            raise ValueError("points: expected finite positions, found NaN or infinity")
-        tokens = points.tokens
+        tokens, shape = points.tokens, (len(points.positions), self.channels or points.tokens.shape[1])
+        if tuple(tokens.shape) != shape or points.footprints.shape != shape[:1]:
+            raise ValueError(f"points: expected tokens {shape} and a footprint for each, got {tuple(tokens.shape)}")
+        if not all(rows.isfinite().all() for rows in (points.positions, tokens, points.footprints)):
+            raise ValueError("points: expected finite numbers, found NaN or infinity")
         points = points.to(self._prepare(tokens.shape[1], tokens.dtype, tokens.device))
         keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
         rows = {name: getattr(points, name) for name in ("positions", "tokens", "footprints")}

@@ -39,12 +39,6 @@ def encode_prompt(pipe, prompt: str | None) -> Tensor | None:
     return torch.where(tokens.attention_mask[..., None].bool(), states, 0).to(pipe.transformer.dtype)
 
 
-def guided(pipe, negative_prompt: str | None, scale: float) -> SimpleNamespace:
-    """The pipeline's models with a `GuidedTransformer`."""
-    transformer = GuidedTransformer(pipe.transformer, encode_prompt(pipe, negative_prompt), scale)
-    return SimpleNamespace(**pipe.components | {"transformer": transformer}, mask_estimator=pipe.mask_estimator)
-
-
 class GuidedTransformer:
     """Calls a transformer twice and moves its prediction away from that of the negative prompt, by `scale`; 1 changes
     nothing. `negative_embeds` are (1, L, text_dim)."""

@@ -7,6 +7,7 @@ frame, free temporal positions, reference frames that the branch does not see, a
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 
 import torch
@@ -121,15 +122,16 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.gradient_checkpointing = False
 
     def forward(
-        self, hidden_states: Tensor, timestep: Tensor, control: Tensor, encoder_hidden_states: Tensor | None = None,
-        frame_positions: Tensor | None = None, num_references: int = 0,
+        self, hidden_states: Tensor, timestep: Tensor, control: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None, frame_positions: Tensor | None = None, num_references: int = 0,
     ) -> Transformer2DModelOutput:  # fmt: skip
         """Predict the flow velocity, noise - clean.
 
         Args:
             hidden_states: (B, C, T, h, w) latents: clean context frames (references first) and the noisy frames.
             timestep: (B, T) in [0, 1000], one per latent frame, 0 for clean context.
-            control: (B, K, T - num_references, h, w), from `memory_control`.
+            control: (B, K, T - num_references, h, w), from `memory_control`; None leaves the branch out, and only a
+                model without a prior can do that.
             encoder_hidden_states: (B, L, text_dim) text embeddings, None for a model without text.
             frame_positions: (T,) temporal positions for the rotary embedding, below T; by default 0, 1, 2, ...
             num_references: number of leading frames that are references, which the branch does not see.
@@ -153,10 +155,11 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = self.patch_embedding(hidden_states.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()  # (B, N, D)
         skip = num_references * grid[1] * grid[2]  # tokens of the references
         condition = (text, modulation[:, num_references:], tuple(table[:, skip:] for table in rotary))
-        c = self.vace_patch_embedding(control.to(self.dtype)).flatten(2).transpose(1, 2)  # (B, N - skip, D)
         start, hints = x[:, skip:], {}
-        for layer, block in zip(self.config.vace_layers, self.vace_blocks):
-            c, hints[layer] = self._run(block, c, start, *condition)
+        if control is not None:
+            c = self.vace_patch_embedding(control.to(self.dtype)).flatten(2).transpose(1, 2)  # (B, N - skip, D)
+            for layer, block in zip(self.config.vace_layers, self.vace_blocks):
+                c, hints[layer] = self._run(block, c, start, *condition)
         for layer, block in enumerate(self.blocks):
             x = self._run(block, x, text, modulation, rotary)
             if layer in hints:
@@ -172,6 +175,12 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             expected, deviation = prior_velocity(hidden_states, timestep, *guess)
             sample = expected + deviation * sample
         return Transformer2DModelOutput(sample=sample)
+
+    @functools.cached_property
+    def has_branch(self) -> bool:
+        """Whether the branch is trained: a fresh one's output projections are zero, and it changes nothing. It is
+        found out once, since weights that are offloaded can't be asked."""
+        return self.prior is not None or any(bool(block.proj_out.weight.any()) for block in self.vace_blocks)
 
     def _condition(self, timestep: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns the time embedding (B, T, D), its projection (B, T, 6, D), and the embedded text."""

@@ -49,7 +49,7 @@ def fed(wan):
     picture = torch.randint(0, 256, (*SIZE, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     made = wan(
         picture, "a room", c2w=camera_path("there_and_back:pan_left", 97), depth=torch.full((97, *SIZE), 2.0),
-        num_inference_steps=1, generator=5, output_type="uint8",
+        num_inference_steps=1, conditioning="branch", generator=5, output_type="uint8",
     )  # fmt: skip
     patch.undo()
     return calls, encoded, made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import anywidget
@@ -16,11 +17,10 @@ from torch import Tensor
 from mirage_nb import checks
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.rooms.room import Room
+from mirage_nb.depth_alignment import Fit
+from mirage_nb.generation import check_inputs, prepare_memory
 from mirage_nb.memory.grid import LatentGrid
-from mirage_nb.models.text import encode_prompt
-from mirage_nb.models.vae import temporal_stride
 from mirage_nb.paths import camera_path
-from mirage_nb.segments import new_frames_per_segment
 from mirage_nb.stitching import Resume, rollout
 from mirage_nb.viz.base import png
 from mirage_nb.viz.colours import latent_colours, token_colours
@@ -49,6 +49,7 @@ class State(NamedTuple):
     memory: LatentGrid
     latents: Tensor | None = None  # (1, C, n, h, w) of all latent frames, None before the first press
     depth: Tensor | None = None  # (1, n, H, W) of these
+    fits: Sequence[Fit | None] = (None,)  # the last one
     presses: tuple[str, ...] = ()
 
 
@@ -115,17 +116,13 @@ class Walk(WithPicture):
 
     def __init__(self, pipe, scene, *, seed: int = 0, num_inference_steps: int = 2, prompt: str | None = None) -> None:
         checks.integer("seed", seed, 0)
-        checks.integer("num_inference_steps", num_inference_steps, 1)
-        self.pipe, self.room, c2w = pipe, None, torch.eye(4)[None]
+        self.room, c2w, self.seed = None, torch.eye(4)[None], seed
+        self.model = pipe.video_model(prompt, num_inference_steps=num_inference_steps)
         if isinstance(scene, Room):
             self.room, size = scene, (128, 128)
             first = Cameras(scene.start(), default_intrinsics(size), size)
             scene, c2w = scene.render(first, times=torch.zeros(1)).frames[0], first.c2w
-        image, cameras, *_ = pipe.check_inputs(scene, c2w)
-        self.options = {
-            "seeds": [seed], "num_inference_steps": num_inference_steps, "prompt_embeds": encode_prompt(pipe, prompt),
-            "device": pipe._execution_device, "references": pipe.config.references, "preceding": pipe.config.preceding,
-        }  # fmt: skip
+        image, cameras, *_ = check_inputs(self.model, scene, c2w)
         self._past: list[State] = []
         names = {name: key for key, (_, _, codes) in KEYS.items() for name in codes}
         self.view = KeyboardPicture(listens=list(names))
@@ -137,7 +134,7 @@ class Walk(WithPicture):
             self.buttons[key].on_click(lambda _, key=key: self._event(key))
         rows = [self.view, self.map], list(self.buttons.values())
         super().__init__([*(ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), self.status])
-        self._show(State(image[None], cameras, pipe.prepare_memory("latent")), image[None])
+        self._show(State(image[None], cameras, prepare_memory(self.model, "latent")), image[None])
         self.status.say("Click the picture, then walk with the arrow keys; a and d step to the side.")
 
     def press(self, key: str) -> Tensor | None:
@@ -147,21 +144,22 @@ class Walk(WithPicture):
             The new frames (n, H, W, 3) uint8; None where a wall is in the way (nothing changes then).
         """
         checks.one_of("key", key, KEYS)
-        state, count = self.state, new_frames_per_segment(self.pipe)
+        state, count = self.state, self.model.new_frames
         way = camera_path(KEYS[key][0], count + 1, state.cameras.c2w[-1], **SPEEDS)[1:]
         if self.room is not None and self.room.blocked(way) is not None:
             self.status.say("A wall or a thing is in the way: turn first.", warning=True)
             return None
         cameras = Cameras(torch.cat([state.cameras.c2w, way]), state.cameras.intrinsics[0], state.cameras.size)
         memory = copy.deepcopy(state.memory)
-        resume = Resume(len(state.presses), state.latents, state.depth) if state.presses else None
-        result = next(rollout(self.pipe, [memory], state.frames[None, -1], [cameras], resume=resume, **self.options))
+        resume = Resume(len(state.presses), state.latents, state.depth, state.fits) if state.presses else None
+        last = state.frames[None, -1]
+        result = next(rollout(self.model, [memory], last, [cameras], seeds=[self.seed], resume=resume))
         new, latents, depth = result.frames[0, -count:], result.latents.cpu(), result.depth.cpu()
         if state.presses:
             latents, depth = torch.cat([state.latents, latents], 2), torch.cat([state.depth, depth], 1)
         self._past.append(state)
         frames = torch.cat([state.frames, new])
-        self._show(State(frames, cameras, memory, latents, depth, (*state.presses, key)), new)
+        self._show(State(frames, cameras, memory, latents, depth, [result.fits[0][-1]], (*state.presses, key)), new)
         return new
 
     def undo(self) -> bool:
@@ -177,7 +175,7 @@ class Walk(WithPicture):
         """The memory and the way so far from above."""
         shades = torch.zeros(0, 3, dtype=torch.uint8)
         if self.presses:
-            every = temporal_stride(self.pipe.vae)
+            every = self.model.latent_step
             colours = latent_colours(self.state.latents[0].transpose(0, 1), self.frames[::every])
             shades = token_colours(self.memory.tokens, colours)
         return plan_view(self.memory.positions, shades, None, 250, self.cameras, len(self.cameras) - 1)

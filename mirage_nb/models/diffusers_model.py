@@ -1,0 +1,97 @@
+"""Any image-to-video pipeline of diffusers as a `VideoModel`, so that stage 5 can walk with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mirage_nb.cameras import Cameras
+from mirage_nb.depth_alignment import DepthEstimator
+from mirage_nb.guidance import GuidanceOptions, MemoryGuidance
+from mirage_nb.models.latent_format import LatentFormat
+from mirage_nb.reprojection import Readout
+from mirage_nb.runs import digest, model_digest
+from mirage_nb.segments import segment_seed
+from mirage_nb.video_model import Sample, SegmentInputs
+
+
+class DiffusersModel:
+    """An image-to-video pipeline with a memory: each segment is one call, which is shown the memory by guidance.
+
+    Args:
+        pipe: such as `WanImageToVideoPipeline`; see `LatentFormat` for the families that are known.
+        depth_estimator: see `DepthEstimator`; `TransformersDepth.from_transformers(...)` for photos. Without one, depth
+            must be given for every frame.
+        mask_estimator: names what moves and the sky, see `VideoModel`.
+        num_frames: pixel frames of one call, the given one included: temporal stride * k + 1.
+        guidance: how the memory is shown.
+        options: of the pipeline's call: prompt, num_inference_steps, guidance_scale, ...
+
+    Raises:
+        ValueError: the pipeline's family is not known, num_frames does not fit, or an option is one that this class
+            sets itself.
+    """
+
+    SET_HERE = (
+        "image", "height", "width", "num_frames", "generator", "output_type", "return_dict", "callback_on_step_end",
+        "callback_on_step_end_tensor_inputs", "latents", "num_videos_per_prompt",
+    )  # fmt: skip
+
+    def __init__(
+        self, pipe, depth_estimator: DepthEstimator | None = None, *, num_frames: int, mask_estimator=None,
+        guidance: GuidanceOptions = GuidanceOptions(), **options,
+    ) -> None:  # fmt: skip
+        self.pipe, self.form, self.guidance, self.options = pipe, LatentFormat.of(pipe), guidance, options
+        self.depth_estimator, self.mask_estimator = depth_estimator, mask_estimator
+        self.stride, self.latent_step, self.channels = self.form.stride, self.form.latent_step, self.form.channels
+        self.size_multiple, self.new_frames = self.stride, num_frames - 1
+        if self.new_frames < self.latent_step or self.new_frames % self.latent_step:
+            raise ValueError(f"num_frames: expected {self.latent_step} * k + 1, k of at least 1, got {num_frames}")
+        for name in options:
+            if name in self.SET_HERE:
+                raise ValueError(f"{name}: it is set for each segment, so it can't be an option")
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe._execution_device
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.form.encode(pixels).to(pixels.device)
+
+    @torch.no_grad()
+    def sample(self, inputs: SegmentInputs) -> Sample:
+        """One call of the pipeline for each scene."""
+        start, latents, videos = time.perf_counter(), [], []
+        for scene, (seed, cameras, readout) in enumerate(zip(inputs.seeds, inputs.cameras, inputs.readouts)):
+            final, video = self._call(inputs.image[scene], cameras, readout, segment_seed(seed, inputs.index))
+            latents.append(final)
+            videos.append(video)
+        seconds = {"denoise": time.perf_counter() - start, "decode": 0.0}  # the pipeline decodes within its call
+        return Sample(torch.cat(latents), torch.stack(videos), seconds, [[] for _ in latents])
+
+    def _call(self, image: Tensor, cameras: Cameras, readout: Readout, seed: int) -> tuple[Tensor, Tensor]:
+        """Latents (1, C, t, h, w) and the new frames (T, 3, H, W) in [-1, 1] of one scene's segment."""
+        guidance = MemoryGuidance(readout, cameras, seed=seed, **vars(self.guidance))
+        output = self.pipe(
+            image=Image.fromarray(image.cpu().numpy()), height=cameras.size[0], width=cameras.size[1],
+            num_frames=len(cameras), generator=torch.Generator().manual_seed(seed), output_type="pt",
+            callback_on_step_end=guidance, callback_on_step_end_tensor_inputs=["latents"], **self.options,
+        )  # fmt: skip
+        frames = output.frames[0]  # (T, 3, H, W) in [0, 1]
+        if tuple(frames.shape) != (len(cameras), 3, *cameras.size):
+            found = tuple(frames.shape)
+            raise ValueError(f"pipe: asked for {len(cameras)} frames of {cameras.size} pixels, it made {found}")
+        return guidance.latents.float(), frames[1:].float().to(self.device) * 2 - 1
+
+    def fingerprint(self) -> dict[str, str]:
+        plain = {name: value for name, value in self.options.items() if not isinstance(value, Mapping)}
+        tensors = [value for value in plain.values() if isinstance(value, Tensor)]
+        words = {name: value for name, value in plain.items() if not isinstance(value, Tensor)}
+        return {
+            "options": digest(words, *tensors, self.guidance, self.new_frames),
+            "model": model_digest(self.pipe.components),
+        }

@@ -1,0 +1,128 @@
+"""How the video pipelines of diffusers lay out, scale and pack their latents: what a memory must know of them.
+
+A memory holds a generator's own latents: what its denoiser works on, scaled as it wants them. The table `LAYOUTS` says
+how each family of pipelines stores them; strides and statistics come from the pipeline and its VAE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# By the beginning of the pipeline's class: "bcthw", "btchw", or "packed" (a row of patches, by its own _pack_latents).
+LAYOUTS = {
+    "CogVideoX": "btchw", "ConsisID": "btchw", "StableVideoDiffusion": "btchw",
+    "LTX": "packed",
+    "Wan": "bcthw", "SkyReels": "bcthw", "Hunyuan": "bcthw", "Cosmos": "bcthw", "Sana": "bcthw", "Mochi": "bcthw",
+    "EasyAnimate": "bcthw", "Allegro": "bcthw",
+}  # fmt: skip
+TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")  # names that pipelines give their strides
+SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """The form of one pipeline's latents.
+
+    Attributes:
+        pipe: the pipeline.
+        layout: one of the values of LAYOUTS.
+        stride: pixels along the edge of a latent cell.
+        latent_step: pixel frames per latent frame.
+    """
+
+    pipe: object
+    layout: str
+    stride: int
+    latent_step: int
+
+    @staticmethod
+    def of(pipe) -> LatentFormat:
+        """The form of a pipeline's latents.
+
+        Raises:
+            ValueError: the pipeline is of a family that is not known, or does not make videos of latents.
+        """
+        name = type(pipe).__name__
+        layout = next((layout for family, layout in LAYOUTS.items() if name.startswith(family)), None)
+        spatial = next((getattr(pipe, key) for key in SPATIAL if hasattr(pipe, key)), None)
+        if layout is None or spatial is None:
+            raise ValueError(f"pipe: expected a video pipeline of {', '.join(LAYOUTS)}; {name} is not known")
+        temporal = next((getattr(pipe, key) for key in TEMPORAL if hasattr(pipe, key)), 1)
+        return LatentFormat(pipe, layout, int(spatial), int(temporal))
+
+    @property
+    def channels(self) -> int:
+        config = self.pipe.vae.config
+        return int(config.get("z_dim") or config.get("latent_channels"))
+
+    def extra_frames(self, latent_frames: int) -> int:
+        """Latent frames that the pipeline puts before those of the video, and drops when it decodes."""
+        config = getattr(getattr(self.pipe, "transformer", None), "config", {})
+        patch = config.get("patch_size_t") if self.layout == "btchw" else None  # CogVideoX 1.5 fills up patches of time
+        if patch:
+            return -latent_frames % patch
+        return int(config.get("image_condition_type") == "latent_concat")  # Hunyuan's image
+
+    def unpack(self, latents: Tensor, num_frames: int, size: tuple[int, int]) -> Tensor:
+        """The pipeline's latents of a video of num_frames and (height, width) as (B, C, t, h, w).
+
+        Raises:
+            ValueError: they are not what such a video has.
+        """
+        t, h, w = (num_frames - 1) // self.latent_step + 1, size[0] // self.stride, size[1] // self.stride
+        extra = self.extra_frames(t)
+        if self.layout == "packed":
+            patches = self._patches()
+            if latents.ndim != 3 or latents.shape[1] * patches[1] ** 2 * patches[0] != t * h * w:
+                self._refuse(latents, t, h, w)
+            unpacked = self.pipe._unpack_latents(latents, t, h, w, patches[1], patches[0])
+        else:
+            unpacked = latents.transpose(1, 2) if self.layout == "btchw" else latents
+        if tuple(unpacked.shape[1:]) != (self.channels, t + extra, h, w):
+            self._refuse(latents, t, h, w)
+        return unpacked[:, :, extra:]
+
+    def pack(self, latents: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `unpack`; `like` are the pipeline's latents that were unpacked."""
+        latents = latents.to(like.dtype)
+        if self.layout == "packed":
+            patches = self._patches()
+            return self.pipe._pack_latents(latents, patches[1], patches[0])
+        latents = latents.transpose(1, 2) if self.layout == "btchw" else latents
+        time = 1 if self.layout == "btchw" else 2
+        extra = like.narrow(time, 0, like.shape[time] - latents.shape[time])
+        return torch.cat([extra, latents], time)
+
+    def _patches(self) -> tuple[int, int]:
+        """Latent frames and cells along the edge of a patch."""
+        return self.pipe.transformer_temporal_patch_size, self.pipe.transformer_spatial_patch_size
+
+    def _refuse(self, latents: Tensor, t: int, h: int, w: int) -> None:
+        raise ValueError(
+            f"cameras: they are of a video of {t} latent frames of {h}x{w} cells, but the pipeline's latents have "
+            f"shape {tuple(latents.shape)} ({self.layout}); give one camera a frame, at the size of the video"
+        )
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Single frames (N, 3, H, W) in [-1, 1] to the generator's latents (N, C, h, w), the posterior's mean."""
+        vae = self.pipe.vae
+        video = next(weight.ndim for weight in vae.encoder.parameters() if weight.ndim > 3) == 5  # else frame by frame
+        first = next(vae.parameters())
+        frames = pixels.to(first.device, first.dtype)
+        latents = vae.encode(frames[:, :, None] if video else frames).latent_dist.mode().float()
+        latents = latents[:, :, 0] if video else latents
+        shift, scale = (value.to(latents) for value in self._statistics())
+        return (latents - shift) * scale
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Shift and scale, (C, 1, 1) or (1, 1, 1): latents = (the VAE's latents - shift) * scale."""
+        vae = self.pipe.vae
+        mean, std = (getattr(vae, key, None) if torch.is_tensor(getattr(vae, key, None)) else vae.config.get(key)
+                     for key in ("latents_mean", "latents_std"))  # fmt: skip
+        scale = vae.config.get("scaling_factor") or 1.0
+        shift = vae.config.get("shift_factor") or 0.0 if mean is None else mean
+        as_column = lambda value: torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)  # noqa: E731
+        return as_column(shift), scale / as_column(1.0 if std is None else std)
