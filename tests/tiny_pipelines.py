@@ -33,6 +33,10 @@ FACTS = {
     "hunyuan": Facts(4, 8, 4, "bcthw", lead=1, num_frames=17),  # returns 4 frames fewer than it was asked for
     "hunyuan_replace": Facts(4, 8, 4, "bcthw", clean_first=True),
     "svd": Facts(1, 8, 4, "btchw", num_frames=4),
+    "ltx2": Facts(8, 32, 4, "packed", num_frames=25, clean_first=True),
+    "skyreels": Facts(4, 8, 6, "bcthw"),
+    "cosmos2": Facts(4, 8, 6, "bcthw", clean_first=True),
+    "sana_video": Facts(4, 8, 6, "bcthw", clean_first=True, frames_argument="frames"),
 }
 
 
@@ -51,22 +55,31 @@ def clip_image_encoder(projection: bool):
     return Model(config).eval(), CLIPImageProcessor()
 
 
-def wan21():
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
+def wan_vae():
+    from diffusers import AutoencoderKLWan
 
-    vae = AutoencoderKLWan(
+    return AutoencoderKLWan(
         base_dim=4, z_dim=6, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True],
         latents_mean=[0.1, -0.2, 0.0, 0.3, 0.1, -0.1], latents_std=[0.5, 0.8, 1.1, 0.6, 0.9, 0.7],
     )  # fmt: skip
-    transformer = WanTransformer3DModel(
+
+
+def wan21(family: str = "Wan", flow_shift: float = 3.0):
+    """SkyReels V2 differs from Wan 2.1 in the names of its classes, and in its shift."""
+    import diffusers
+
+    Pipeline = getattr(diffusers, f"{family}ImageToVideoPipeline")
+    transformer = getattr(diffusers, f"{family}Transformer3DModel")(
         patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=2 * 6 + 4, out_channels=6,
         text_dim=TEXT, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=64, image_dim=8, added_kv_proj_dim=24,
     )  # fmt: skip
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
+    )
     encoder, processor = clip_image_encoder(projection=False)
-    pipe = WanImageToVideoPipeline(
-        vae=vae, transformer=transformer, image_encoder=encoder, image_processor=processor, tokenizer=None,
-        text_encoder=None,
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    pipe = Pipeline(
+        vae=wan_vae(), transformer=transformer, scheduler=scheduler, image_encoder=encoder, image_processor=processor,
+        tokenizer=None, text_encoder=None,
     )  # fmt: skip
     return pipe, dict(height=48, width=64, guidance_scale=1.0, prompt_embeds=tokens())
 
@@ -198,6 +211,99 @@ def svd():
     return pipe, dict(height=48, width=64, min_guidance_scale=1.0, max_guidance_scale=1.0)
 
 
+def ltx2():
+    from diffusers import (
+        AutoencoderKLLTX2Audio,
+        AutoencoderKLLTX2Video,
+        FlowMatchEulerDiscreteScheduler,
+        LTX2ImageToVideoPipeline,
+        LTX2VideoTransformer3DModel,
+    )
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=4, block_out_channels=(4, 8, 16, 32), decoder_block_out_channels=(8, 16, 32),
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 4, spatial_compression_ratio=32,
+        temporal_compression_ratio=8,
+    )  # fmt: skip
+    vae.latents_mean.copy_(torch.linspace(-0.3, 0.4, 4))
+    vae.latents_std.copy_(torch.linspace(0.5, 1.2, 4))
+    audio_vae = AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
+    )
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=4,
+        audio_cross_attention_dim=8, num_layers=1, caption_channels=TEXT, rope_double_precision=False,
+        rope_type="split",
+    )  # fmt: skip
+    half = dict(num_attention_heads=2, attention_head_dim=TEXT // 2, num_layers=1, num_learnable_registers=None)
+    connectors = LTX2TextConnectors(
+        caption_channels=TEXT, text_proj_in_factor=2, rope_double_precision=False, rope_type="split",
+        **{f"{kind}_connector_{key}": value for kind in ("video", "audio") for key, value in half.items()},
+    )  # fmt: skip
+    vocoder = LTX2Vocoder(
+        in_channels=2 * 8, hidden_channels=8, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], output_sampling_rate=16000,
+    )  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_image_seq_len=1024, max_image_seq_len=4096, base_shift=0.95, max_shift=2.05,
+        shift_terminal=0.1,
+    )  # fmt: skip
+    pipe = LTX2ImageToVideoPipeline(
+        scheduler=scheduler, vae=vae, audio_vae=audio_vae, transformer=transformer, connectors=connectors,
+        vocoder=vocoder, text_encoder=None, tokenizer=None,
+    )  # fmt: skip
+    kwargs = dict(prompt_embeds=tokens(channels=2 * TEXT), prompt_attention_mask=torch.ones(1, 5, dtype=torch.long))
+    guidance = ("guidance_scale", "modality_scale", "audio_guidance_scale", "audio_modality_scale")
+    kwargs |= dict.fromkeys(guidance, 1.0) | dict(stg_scale=0.0, audio_stg_scale=0.0, image_crf=0)
+    return pipe, kwargs | dict(height=96, width=128)
+
+
+class Allow:
+    """In place of the safety checker, which is a package of its own."""
+
+    def to(self, device):
+        return self
+
+    def check_text_safety(self, prompt):
+        return True
+
+    def check_video_safety(self, video):
+        return video
+
+
+def cosmos2():
+    from diffusers import Cosmos2VideoToWorldPipeline, CosmosTransformer3DModel, FlowMatchEulerDiscreteScheduler
+
+    transformer = CosmosTransformer3DModel(
+        in_channels=6 + 1, out_channels=6, num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=2,
+        text_embed_dim=TEXT, adaln_lora_dim=4, max_size=(4, 32, 32), patch_size=(1, 2, 2), extra_pos_embed_type=None,
+        concat_padding_mask=False,  # True needs torchvision
+    )  # fmt: skip
+    pipe = Cosmos2VideoToWorldPipeline(
+        vae=wan_vae(), transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
+        text_encoder=None, tokenizer=None, safety_checker=Allow(),
+    )  # fmt: skip
+    return pipe, dict(height=48, width=64, guidance_scale=1.0, prompt_embeds=tokens())
+
+
+def sana_video():
+    from diffusers import FlowMatchEulerDiscreteScheduler, SanaImageToVideoPipeline, SanaVideoTransformer3DModel
+
+    transformer = SanaVideoTransformer3DModel(
+        in_channels=6, out_channels=6, num_attention_heads=2, attention_head_dim=12, num_layers=1,
+        num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24, caption_channels=TEXT,
+        rope_max_seq_len=32,
+    )  # fmt: skip
+    pipe = SanaImageToVideoPipeline(
+        vae=wan_vae(), transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
+        text_encoder=None, tokenizer=None,
+    )  # fmt: skip
+    kwargs = dict(prompt_embeds=tokens(), prompt_attention_mask=torch.ones(1, 5, dtype=torch.long))
+    return pipe, kwargs | dict(height=64, width=96, guidance_scale=1.0, use_resolution_binning=False)
+
+
 PIPELINES = {
     "wan21": wan21,
     "wan22": wan22,
@@ -207,6 +313,10 @@ PIPELINES = {
     "hunyuan": hunyuan,
     "hunyuan_replace": lambda: hunyuan("token_replace"),
     "svd": svd,
+    "ltx2": ltx2,
+    "skyreels": lambda: wan21("SkyReelsV2", flow_shift=5.0),
+    "cosmos2": cosmos2,
+    "sana_video": sana_video,
 }
 
 
@@ -219,7 +329,7 @@ def build(name: str, folder: Path):
     torch.manual_seed(0)
     pipe, kwargs = PIPELINES[name]()
     pipe.save_pretrained(folder)
-    absent = {part: None for part, value in pipe.components.items() if value is None}
-    pipe = type(pipe).from_pretrained(folder, **absent)
+    unsaved = {part: value for part, value in pipe.components.items() if not hasattr(value, "save_pretrained")}
+    pipe = type(pipe).from_pretrained(folder, **unsaved)
     pipe.set_progress_bar_config(disable=True)
     return pipe, dict(num_inference_steps=4, output_type="latent") | kwargs
