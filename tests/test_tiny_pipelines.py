@@ -31,6 +31,7 @@ def test_callback_sees_what_the_table_says(name, tmp_path):
         "btchw": (1, times, facts.channels, height, width),
         "packed": (1, times * height * width, facts.channels),
     }[facts.layout]
+    assert len({facts.channels, times, height, width}) == 4
     assert video.shape[-2:] == (kwargs["height"], kwargs["width"])
     assert (video.shape[1] - 1) % facts.temporal == 0 and times - facts.lead >= 4
 

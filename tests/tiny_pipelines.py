@@ -18,11 +18,12 @@ class Facts(NamedTuple):
     channels: int
     layout: str  # "bcthw", "btchw", or "packed": (B, T*H*W, C)
     lead: int = 0  # latent frames at the front that are not part of the returned video
-    num_frames: int = 13  # the fewest that give 4 latent frames, without those of `lead`
+    num_frames: int = 13  # gives at least 4 latent frames without those of `lead`
     clean_first: bool = False  # the pipeline itself keeps the first latent frame at the image's latents
     frames_argument: str = "num_frames"  # the name of the call's argument
 
 
+# Frames, channels, height and width of the latents are four different numbers, so that no two can be confused.
 FACTS = {
     "wan21": Facts(4, 8, 6, "bcthw"),
     "wan22": Facts(4, 16, 6, "bcthw", clean_first=True),
@@ -30,10 +31,10 @@ FACTS = {
     # An even number of latent frames decodes to four pixel frames each: 13 would give 16 frames.
     "cogvideox": Facts(4, 8, 4, "btchw", num_frames=17),
     "cogvideox15": Facts(4, 8, 4, "btchw", lead=1, num_frames=17),  # five latent frames are padded to six
-    "hunyuan": Facts(4, 8, 4, "bcthw", lead=1, num_frames=17),  # returns 4 frames fewer than it was asked for
-    "hunyuan_replace": Facts(4, 8, 4, "bcthw", clean_first=True),
-    "svd": Facts(1, 8, 4, "btchw", num_frames=4),
-    "ltx2": Facts(8, 32, 4, "packed", num_frames=25, clean_first=True),
+    "hunyuan": Facts(4, 8, 6, "bcthw", lead=1, num_frames=17),  # returns 4 frames fewer than it was asked for
+    "hunyuan_replace": Facts(4, 8, 6, "bcthw", clean_first=True),
+    "svd": Facts(1, 8, 4, "btchw", num_frames=5),
+    "ltx2": Facts(8, 32, 6, "packed", num_frames=25, clean_first=True),
     "skyreels": Facts(4, 8, 6, "bcthw"),
     "cosmos2": Facts(4, 8, 6, "bcthw", clean_first=True),
     "sana_video": Facts(4, 8, 6, "bcthw", clean_first=True, frames_argument="frames"),
@@ -76,12 +77,12 @@ def wan21(family: str = "Wan", flow_shift: float = 3.0):
     scheduler = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
     )
-    encoder, processor = clip_image_encoder(projection=False)
+    encoder, processor = clip_image_encoder(projection=family != "Wan")
     pipe = Pipeline(
         vae=wan_vae(), transformer=transformer, scheduler=scheduler, image_encoder=encoder, image_processor=processor,
         tokenizer=None, text_encoder=None,
     )  # fmt: skip
-    return pipe, dict(height=48, width=64, guidance_scale=1.0, prompt_embeds=tokens())
+    return pipe, dict(height=64, width=80, guidance_scale=1.0, prompt_embeds=tokens())
 
 
 def wan22():
@@ -91,7 +92,7 @@ def wan22():
 
     with TemporaryDirectory() as folder:
         pipe = write_wan(Path(folder), text=False)
-    return pipe, dict(height=64, width=96, guidance_scale=1.0, prompt_embeds=tokens())
+    return pipe, dict(height=128, width=160, guidance_scale=1.0, prompt_embeds=tokens())
 
 
 def ltx():
@@ -123,7 +124,7 @@ def ltx():
         vae=vae, transformer=transformer, scheduler=scheduler, text_encoder=None, tokenizer=None
     )
     kwargs = dict(prompt_embeds=tokens(), prompt_attention_mask=torch.ones(1, 5, dtype=torch.bool))
-    return pipe, kwargs | dict(height=96, width=128, guidance_scale=1.0, decode_timestep=0.05)
+    return pipe, kwargs | dict(height=96, width=160, guidance_scale=1.0, decode_timestep=0.05)
 
 
 def cogvideox(version15: bool = False):
@@ -142,7 +143,7 @@ def cogvideox(version15: bool = False):
     options = dict(patch_size_t=2, ofs_embed_dim=4, patch_bias=False) if version15 else {}
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4, time_embed_dim=4,
-        text_embed_dim=TEXT, num_layers=1, sample_width=8, sample_height=6, sample_frames=17, patch_size=2,
+        text_embed_dim=TEXT, num_layers=1, sample_width=10, sample_height=8, sample_frames=17, patch_size=2,
         max_text_seq_length=5, use_rotary_positional_embeddings=True, **options,
     )  # fmt: skip
     Scheduler = CogVideoXDPMScheduler if version15 else CogVideoXDDIMScheduler
@@ -153,7 +154,7 @@ def cogvideox(version15: bool = False):
     pipe = CogVideoXImageToVideoPipeline(
         vae=vae, transformer=transformer, scheduler=scheduler, text_encoder=None, tokenizer=None
     )
-    return pipe, dict(height=48, width=64, guidance_scale=1.0, prompt_embeds=tokens())
+    return pipe, dict(height=64, width=80, guidance_scale=1.0, prompt_embeds=tokens())
 
 
 def hunyuan(condition: str = "latent_concat"):
@@ -165,11 +166,11 @@ def hunyuan(condition: str = "latent_concat"):
     )
 
     vae = AutoencoderKLHunyuanVideo(
-        latent_channels=4, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2,
+        latent_channels=6, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2,
         mid_block_add_attention=False,
     )  # fmt: skip
     transformer = HunyuanVideoTransformer3DModel(
-        in_channels=2 * 4 + 1 if condition == "latent_concat" else 4, out_channels=4, num_attention_heads=2,
+        in_channels=2 * 6 + 1 if condition == "latent_concat" else 6, out_channels=6, num_attention_heads=2,
         attention_head_dim=10, num_layers=1, num_single_layers=1, num_refiner_layers=1, patch_size=2,
         guidance_embeds=False, text_embed_dim=TEXT, pooled_projection_dim=8, rope_axes_dim=(2, 4, 4),
         image_condition_type=condition,
@@ -179,7 +180,7 @@ def hunyuan(condition: str = "latent_concat"):
         tokenizer=None, text_encoder_2=None, tokenizer_2=None, image_processor=None,
     )  # fmt: skip
     kwargs = dict(prompt_embeds=tokens(), prompt_attention_mask=torch.ones(1, 5, dtype=torch.long))
-    return pipe, kwargs | dict(height=48, width=64, pooled_prompt_embeds=tokens(1, 8)[:, 0])
+    return pipe, kwargs | dict(height=64, width=80, pooled_prompt_embeds=tokens(1, 8)[:, 0])
 
 
 def svd():
@@ -197,7 +198,7 @@ def svd():
         block_out_channels=(32, 32), down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
         up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24, layers_per_block=1, cross_attention_dim=TEXT,
-        num_attention_heads=2, num_frames=4,
+        num_attention_heads=2, num_frames=5,
     )  # fmt: skip
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
@@ -208,7 +209,7 @@ def svd():
     pipe = StableVideoDiffusionPipeline(
         vae=vae, unet=unet, scheduler=scheduler, image_encoder=encoder, feature_extractor=processor
     )
-    return pipe, dict(height=48, width=64, min_guidance_scale=1.0, max_guidance_scale=1.0)
+    return pipe, dict(height=64, width=80, min_guidance_scale=1.0, max_guidance_scale=1.0)
 
 
 def ltx2():
@@ -222,17 +223,17 @@ def ltx2():
     from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
 
     vae = AutoencoderKLLTX2Video(
-        latent_channels=4, block_out_channels=(4, 8, 16, 32), decoder_block_out_channels=(8, 16, 32),
+        latent_channels=6, block_out_channels=(4, 8, 16, 32), decoder_block_out_channels=(8, 16, 32),
         layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 4, spatial_compression_ratio=32,
         temporal_compression_ratio=8,
     )  # fmt: skip
-    vae.latents_mean.copy_(torch.linspace(-0.3, 0.4, 4))
-    vae.latents_std.copy_(torch.linspace(0.5, 1.2, 4))
+    vae.latents_mean.copy_(torch.linspace(-0.3, 0.4, 6))
+    vae.latents_std.copy_(torch.linspace(0.5, 1.2, 6))
     audio_vae = AutoencoderKLLTX2Audio(
         base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
     )
     transformer = LTX2VideoTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        in_channels=6, out_channels=6, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
         audio_in_channels=4, audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=4,
         audio_cross_attention_dim=8, num_layers=1, caption_channels=TEXT, rope_double_precision=False,
         rope_type="split",
@@ -257,7 +258,7 @@ def ltx2():
     kwargs = dict(prompt_embeds=tokens(channels=2 * TEXT), prompt_attention_mask=torch.ones(1, 5, dtype=torch.long))
     guidance = ("guidance_scale", "modality_scale", "audio_guidance_scale", "audio_modality_scale")
     kwargs |= dict.fromkeys(guidance, 1.0) | dict(stg_scale=0.0, audio_stg_scale=0.0, image_crf=0)
-    return pipe, kwargs | dict(height=96, width=128)
+    return pipe, kwargs | dict(height=96, width=160)
 
 
 class Allow:
@@ -285,7 +286,7 @@ def cosmos2():
         vae=wan_vae(), transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
         text_encoder=None, tokenizer=None, safety_checker=Allow(),
     )  # fmt: skip
-    return pipe, dict(height=48, width=64, guidance_scale=1.0, prompt_embeds=tokens())
+    return pipe, dict(height=64, width=80, guidance_scale=1.0, prompt_embeds=tokens())
 
 
 def sana_video():
