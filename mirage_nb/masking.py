@@ -149,7 +149,8 @@ def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Te
         return nothing, readout.index[nothing]
     cameras, nearest = Cameras.cat(past.cameras[-new:]), torch.stack(past.nearest[window])
     moving = looked_through(surface, cameras, nearest, views, min_views=min(MOVING_VIEWS, len(views) - 1))
-    moving |= looked_through(surface, cameras, past.nearest[0][None], past.cameras[0])
+    # The given frame's depth is the best there is: its cells are believed one by one, without those around them.
+    moving |= looked_through(surface, cameras, past.depth[0][None], past.cameras[0])
     gone = inconsistent(depth, readout) & (readout.index >= 0)
     frames = gone.nonzero()[:, 0]  # a coarse token covers many cells of one frame, which count once
     rows, counts = torch.stack([frames, readout.index[gone]]).unique(dim=1)[1].unique(return_counts=True)

@@ -19,8 +19,10 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Rooms = Annotated[str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")]
 Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.")]
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
-METHODS = "Separated by commas: latent, densified, append, finest, average, rgb, rgb_capped, none."
+METHODS = "Separated by commas: latent, densified, append, finest, average, rgb, rgb_capped, none; NAME:CONDITIONING too."
 Memories = Annotated[str, typer.Option(help=METHODS)]
+HOW = "How the generator gets the memory: branch, guidance or both; by default the branch, where it is trained."
+Conditioning = Annotated[str | None, typer.Option(help=HOW)]
 SHOWN = ("closed_loop_psnr", "revisit_psnr", "psnr_to_truth", "psnr_to_truth_covered", "gradient_energy", "bytes")
 SHEETS = 3  # rooms in the contact sheet
 
@@ -28,14 +30,14 @@ SHEETS = 3  # rooms in the contact sheet
 @app.command()
 def rooms(
     out: Out, seeds: Rooms = "900000-900031", frames: Frames = 49, memory: Memories = "latent,rgb,none",
-    steps: Steps = 2, batch: Batch = 16, model: Model = None,
+    steps: Steps = 2, batch: Batch = 16, conditioning: Conditioning = None, model: Model = None,
 ) -> None:  # fmt: skip
     """Walk held-out rooms there and back: the same rooms, paths and noise for every memory."""
     from mirage_nb.evaluation import evaluate_rooms
     from mirage_nb.viz import board, contact_sheet, write_png
 
     with one_line():
-        names, pipe = _names(memory), load_pipeline(model)
+        names, pipe = _names(memory, conditioning), load_pipeline(model)
         report, videos = evaluate_rooms(
             pipe, _seeds(seeds), frames, names, num_inference_steps=steps, batch=batch,
             track=tqdm,
@@ -53,7 +55,7 @@ def recording(
     own_depth: Annotated[bool, typer.Option(help="Estimate the depth of all frames but the first.")] = False,
     size: Annotated[int, typer.Option(help="Edge of the square pictures in pixels, a multiple of 16.")] = 128,
     noises: Annotated[int, typer.Option(help="How many times, each from other noise.")] = 4, steps: Steps = 2,
-    model: Model = None,
+    conditioning: Conditioning = None, model: Model = None,
 ) -> None:  # fmt: skip
     """Walk the path of a real recording from its first frame, and compare with what was recorded."""
     from mirage_nb.data.recordings.rgbd import read_rgbd
@@ -61,7 +63,7 @@ def recording(
     from mirage_nb.viz import contact_sheet, write_png
 
     with one_line():
-        names = _names(memory)
+        names = _names(memory, conditioning)
         if size < 16 or size % 16:
             raise ValueError(f"size: expected a multiple of 16, got {size}")
         pipe, clip = load_pipeline(model), read_rgbd(folder, (size, size), slice(frames))
@@ -75,11 +77,21 @@ def recording(
         write_png(out / "contact.png", contact_sheet(videos, title=f"{folder.name}, {frames} frames", tile=size))
 
 
-def _names(memory: str) -> list[str]:
+def _names(memory: str, conditioning: str | None) -> list[str]:
+    """Names of methods; `conditioning` is that of all whose name holds none. A memory of nothing needs none."""
     from mirage_nb.checks import one_of
+    from mirage_nb.denoising import CONDITIONINGS
     from mirage_nb.evaluation.walks import METHODS
 
-    return [one_of("memory", name.strip(), METHODS) for name in memory.split(",")]
+    names = [name.strip() for name in memory.split(",")]
+    if conditioning is not None:
+        names = [name if ":" in name or name == "none" else f"{name}:{conditioning}" for name in names]
+    for name in names:
+        kind, colon, how = name.partition(":")
+        one_of("memory", kind, METHODS)
+        if colon:
+            one_of("conditioning", how, CONDITIONINGS)
+    return names
 
 
 def _seeds(text: str) -> range:

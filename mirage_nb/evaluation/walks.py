@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.checks import one_of
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.depth_alignment import NO_SCALE
@@ -45,15 +46,23 @@ METHODS = (*MEMORIES, "finest", "average", "densified")
 
 def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
     """Methods by name, of METHODS: the memories of `make_memory`, the policies of `LatentGrid`, and "densified", the
-    latent memory that begins with `densify`. The RGB memories begin with the first frame at twice its size."""
+    latent memory that begins with `densify`. The RGB memories begin with the first frame at twice its size.
+    "NAME:CONDITIONING" says how the generator gets it: branch, guidance or both.
+
+    Raises:
+        ValueError: an unknown name or conditioning.
+    """
     encode = frame_encoder(pipe.vae)
     prepare = {"densified": densify, "rgb": write_enlarged, "rgb_capped": write_enlarged}
     options = dict(stride=spatial_stride(pipe.vae), channels=int(pipe.vae.config.z_dim))
 
     def method(name: str) -> Method:
+        name, _, conditioning = name.partition(":")
+        one_of("memory", name, METHODS)
         policy = {"policy": name} if name in ("finest", "average") else {}
         memory = partial(make_memory, name if name in MEMORIES else "latent", encode, **options, **policy)
-        return Method(memory, partial(prepare[name], encode=encode) if name in prepare else None)
+        start = partial(prepare[name], encode=encode) if name in prepare else None
+        return Method(memory, start, {"conditioning": conditioning or None})
 
     return {name: method(name) for name in names}
 
