@@ -19,7 +19,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Rooms = Annotated[str, typer.Option(help="First and last seed; those from 900000 on were never trained on.")]
 Frames = Annotated[int, typer.Option(help="Frames there and back, an odd number.")]
 Batch = Annotated[int, typer.Option(help="Rooms generated at once.")]
-METHODS = "Separated by commas: latent, densified, append, finest, average, rgb, rgb_capped, none; NAME:CONDITIONING too."
+METHODS = "Separated by commas: latent, densified, append, finest, average, rgb, rgb_capped, none. NAME:HOW sets how."
 Memories = Annotated[str, typer.Option(help=METHODS)]
 HOW = "How the generator gets the memory: branch, guidance or both; by default the branch, where it is trained."
 Conditioning = Annotated[str | None, typer.Option(help=HOW)]

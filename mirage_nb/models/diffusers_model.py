@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 
@@ -37,8 +38,8 @@ class DiffusersModel:
     """
 
     SET_HERE = (
-        "image", "height", "width", "num_frames", "generator", "output_type", "return_dict", "callback_on_step_end",
-        "callback_on_step_end_tensor_inputs", "latents", "num_videos_per_prompt",
+        "image", "height", "width", "num_frames", "frames", "generator", "output_type", "return_dict", "latents",
+        "callback_on_step_end", "callback_on_step_end_tensor_inputs", "num_videos_per_prompt",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,10 @@ class DiffusersModel:
         self.depth_estimator, self.mask_estimator = depth_estimator, mask_estimator
         self.stride, self.latent_step, self.channels = self.form.stride, self.form.latent_step, self.form.channels
         self.size_multiple, self.new_frames = self.stride, num_frames - 1
+        arguments = inspect.signature(pipe.__call__).parameters
+        if "callback_on_step_end" not in arguments or "image" not in arguments:
+            raise ValueError(f"pipe: {type(pipe).__name__} takes no image or no callback_on_step_end")
+        self._length = "num_frames" if "num_frames" in arguments else "frames"
         if self.new_frames < self.latent_step or self.new_frames % self.latent_step:
             raise ValueError(f"num_frames: expected {self.latent_step} * k + 1, k of at least 1, got {num_frames}")
         for name in options:
@@ -75,17 +80,23 @@ class DiffusersModel:
 
     def _call(self, image: Tensor, cameras: Cameras, readout: Readout, seed: int) -> tuple[Tensor, Tensor]:
         """Latents (1, C, t, h, w) and the new frames (T, 3, H, W) in [-1, 1] of one scene's segment."""
-        guidance = MemoryGuidance(readout, cameras, seed=seed, **vars(self.guidance))
+        count, t = self.new_frames + 1, len(readout)
+        # A model makes videos of the length that it was trained for: a shorter last segment is made whole, then cut.
+        whole = cameras[torch.arange(count).clamp(max=len(cameras) - 1)]
+        shown = readout[torch.arange(self.new_frames // self.latent_step + 1, device=self.device).clamp(max=t - 1)]
+        guidance = MemoryGuidance(shown, whole, seed=seed, **vars(self.guidance))
         output = self.pipe(
-            image=Image.fromarray(image.cpu().numpy()), height=cameras.size[0], width=cameras.size[1],
-            num_frames=len(cameras), generator=torch.Generator().manual_seed(seed), output_type="pt",
-            callback_on_step_end=guidance, callback_on_step_end_tensor_inputs=["latents"], **self.options,
+            image=Image.fromarray(image.cpu().numpy()), **{self._length: self.form.asked_frames(count)},
+            generator=torch.Generator().manual_seed(seed), output_type="pt", callback_on_step_end=guidance,
+            callback_on_step_end_tensor_inputs=["latents"], height=cameras.size[0], width=cameras.size[1],
+            **self.options,
         )  # fmt: skip
-        frames = output.frames[0]  # (T, 3, H, W) in [0, 1]
-        if tuple(frames.shape) != (len(cameras), 3, *cameras.size):
-            found = tuple(frames.shape)
-            raise ValueError(f"pipe: asked for {len(cameras)} frames of {cameras.size} pixels, it made {found}")
-        return guidance.latents.float(), frames[1:].float().to(self.device) * 2 - 1
+        frames = output.frames[0]  # (count, 3, H, W) in [0, 1]
+        if tuple(frames.shape) != (count, 3, *cameras.size):
+            found = f"{tuple(frames.shape)}; num_frames or the size does not suit it"
+            raise ValueError(f"pipe: expected {count} frames of {cameras.size} pixels, it made {found}")
+        latents, video = guidance.latents[:, :, :t].float(), frames[1 : len(cameras)].float().to(self.device)
+        return latents, video * 2 - 1
 
     def fingerprint(self) -> dict[str, str]:
         plain = {name: value for name, value in self.options.items() if not isinstance(value, Mapping)}

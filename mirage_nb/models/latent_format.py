@@ -13,10 +13,9 @@ from torch import Tensor
 
 # By the beginning of the pipeline's class: "bcthw", "btchw", or "packed" (a row of patches, by its own _pack_latents).
 LAYOUTS = {
-    "CogVideoX": "btchw", "ConsisID": "btchw", "StableVideoDiffusion": "btchw",
+    "Wan": "bcthw", "SkyReelsV2": "bcthw", "HunyuanVideo": "bcthw", "Sana": "bcthw",
+    "CogVideoX": "btchw", "StableVideoDiffusion": "btchw",
     "LTX": "packed",
-    "Wan": "bcthw", "SkyReels": "bcthw", "Hunyuan": "bcthw", "Cosmos": "bcthw", "Sana": "bcthw", "Mochi": "bcthw",
-    "EasyAnimate": "bcthw", "Allegro": "bcthw",
 }  # fmt: skip
 TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")  # names that pipelines give their strides
 SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
@@ -65,6 +64,12 @@ class LatentFormat:
         if patch:
             return -latent_frames % patch
         return int(config.get("image_condition_type") == "latent_concat")  # Hunyuan's image
+
+    def asked_frames(self, num_frames: int) -> int:
+        """How many frames to ask the pipeline for, to get num_frames: Hunyuan counts those of its image as well."""
+        latent_frames = (num_frames - 1) // self.latent_step + 1
+        counted = self.layout == "bcthw"  # CogVideoX fills up by itself
+        return num_frames + counted * self.extra_frames(latent_frames) * self.latent_step
 
     def unpack(self, latents: Tensor, num_frames: int, size: tuple[int, int]) -> Tensor:
         """The pipeline's latents of a video of num_frames and (height, width) as (B, C, t, h, w).
@@ -120,9 +125,8 @@ class LatentFormat:
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Shift and scale, (C, 1, 1) or (1, 1, 1): latents = (the VAE's latents - shift) * scale."""
         vae = self.pipe.vae
-        mean, std = (getattr(vae, key, None) if torch.is_tensor(getattr(vae, key, None)) else vae.config.get(key)
-                     for key in ("latents_mean", "latents_std"))  # fmt: skip
-        scale = vae.config.get("scaling_factor") or 1.0
-        shift = vae.config.get("shift_factor") or 0.0 if mean is None else mean
-        as_column = lambda value: torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)  # noqa: E731
-        return as_column(shift), scale / as_column(1.0 if std is None else std)
+        known = {**vae.config, **dict(vae.named_buffers(recurse=False))}  # LTX keeps them as buffers
+        mean, std, factor = (known.get(key) for key in ("latents_mean", "latents_std", "scaling_factor"))
+        shift = torch.as_tensor(known.get("shift_factor") or 0.0 if mean is None else mean)
+        scale = (factor or 1.0) / torch.as_tensor(1.0 if std is None else std)
+        return shift.float().reshape(-1, 1, 1), scale.float().reshape(-1, 1, 1)
