@@ -21,7 +21,7 @@ from mirage_nb.lifting import (
     lift,
 )
 from mirage_nb.memory import io
-from mirage_nb.memory.base import Memory, rows_to_delete
+from mirage_nb.memory.base import Memory, rows_to_delete, write_video
 from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.reprojection import Readout, reproject
 
@@ -137,6 +137,8 @@ class RGBPointCloud:
         self._chunks.append((points.positions, points.tokens, points.footprints))
         self.frames = max(self.frames, (self.frames if time is None else time) + len(cameras))
         return len(points)
+
+    write_video = write_video
 
     def render(self, cameras: Cameras) -> Readout:
         """The point cloud in N cameras of any size: latents (N, 3, H, W) are the colours, uint8."""

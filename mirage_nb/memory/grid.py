@@ -19,7 +19,7 @@ from mirage_nb.lifting import (
     slant,
 )
 from mirage_nb.memory import io
-from mirage_nb.memory.base import rows_to_delete
+from mirage_nb.memory.base import rows_to_delete, write_video
 from mirage_nb.memory.storage import Blocks, Column
 from mirage_nb.memory.voxels import first_of_each, voxel_keys, voxel_level
 from mirage_nb.reprojection import EMPTY_KEY, MAX_SPLAT, DepthTest, Readout, land, pack, readout_of, unpack
@@ -205,6 +205,8 @@ class LatentGrid:
             added += self._write_frame(points[own], keys[own], depth[n], grid[n], time + n)
         self.frames = max(self.frames, time + len(cameras))
         return added
+
+    write_video = write_video
 
     def add(self, points: Points, time: int | None = None) -> None:
         """Add lifted points (P,) as they are, whatever the memory holds there. `write` adds only what is new.
