@@ -115,8 +115,7 @@ class LatentFormat:
         """Single frames (N, 3, H, W) in [-1, 1] to the generator's latents (N, C, h, w), the posterior's mean."""
         vae = self.pipe.vae
         video = next(weight.ndim for weight in vae.encoder.parameters() if weight.ndim > 3) == 5  # else frame by frame
-        first = next(vae.parameters())
-        frames = pixels.to(first.device, first.dtype)
+        frames = pixels.to(self.pipe._execution_device, vae.dtype)  # where an offloaded VAE will be, too
         latents = vae.encode(frames[:, :, None] if video else frames).latent_dist.mode().float()
         latents = latents[:, :, 0] if video else latents
         shift, scale = (value.to(latents) for value in self._statistics())
