@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 
 import torch
@@ -82,8 +83,9 @@ class MirageModel:
             and 2; see `context`). The bundled pipeline uses 4 and 0.
         conditioning: "branch", "guidance" or "both"; by default the branch where it is trained, otherwise guidance.
         guidance: how the memory is shown, see `GuidanceOptions`.
-        prompt_embeds, negative_embeds: (1, L, text_dim) for a model that reads text; the negative ones turn
-            classifier-free guidance on, at `guidance_scale`.
+        encode_prompts: for a model that reads text, returns its embeddings (1, L, text_dim), and with classifier-free
+            guidance those of the negative prompt; called once, when they are needed first.
+        guidance_scale: of classifier-free guidance.
         on_step: called after each denoising step with segment, step, timestep and latents (B, C, t, h, w); returns the
             latents to go on with.
         device: where to compute; by default where the transformer is.
@@ -95,8 +97,7 @@ class MirageModel:
     preceding: int = 0
     conditioning: str | None = None
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
-    prompt_embeds: Tensor | None = None
-    negative_embeds: Tensor | None = None
+    encode_prompts: Callable[[], list[Tensor | None]] = lambda: [None]
     guidance_scale: float = 1.0
     on_step: Callable[[int, int, Tensor, Tensor], Tensor] | None = None
     device: torch.device | str | None = None
@@ -114,12 +115,16 @@ class MirageModel:
         self.encode = frame_encoder(vae)
         self._all_visible: Tensor | None = None  # the constant half of the layout `wan`
 
+    @cached_property
+    def _embeds(self) -> list[Tensor | None]:
+        return self.encode_prompts()
+
     def sample(self, inputs: SegmentInputs) -> Sample:
         """Denoise a segment (paper: conditioning), and decode it."""
         parts, clock, first = self.parts, Clock(self.device), inputs.first_latent
-        transformer, embeds = parts.transformer, self.prompt_embeds
-        if self.negative_embeds is not None:
-            transformer = GuidedTransformer(transformer, self.negative_embeds, self.guidance_scale)
+        transformer, (embeds, *negative) = parts.transformer, self._embeds
+        if negative:
+            transformer = GuidedTransformer(transformer, *negative, self.guidance_scale)
         with clock("denoise"):
             views = [cameras[:: self.latent_step].downscale(self.stride) for cameras in inputs.cameras]
             context, chosen, precede = find_context(
@@ -170,7 +175,7 @@ class MirageModel:
     def fingerprint(self) -> dict[str, str]:
         """Hashes by name of what decides the video; a run that is resumed must bring the same."""
         return {
-            "prompt": digest(self.prompt_embeds, self.negative_embeds, self.guidance_scale),
+            "prompt": digest(*self._embeds, self.guidance_scale),
             "conditioning": digest(self.conditioning, self.guidance),
             "num_inference_steps": digest(self.num_inference_steps), "model": model_digest(self.parts.components),
         }  # fmt: skip

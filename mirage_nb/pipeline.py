@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mirage_nb import checks
 from mirage_nb.denoising import MirageModel
-from mirage_nb.generation import MirageOutput, check_inputs, generate, prepare_memory
+from mirage_nb.generation import MirageOutput, generate
 from mirage_nb.memory import Memory
 from mirage_nb.models import depth as _depth  # noqa: F401, diffusers loads classes only from modules that are imported
 from mirage_nb.models import text
@@ -154,17 +154,10 @@ class MiragePipeline(DiffusionPipeline):
         """
         checks.integer("num_inference_steps", num_inference_steps, 1)
         text.check_prompt(self, prompt, negative_prompt, guidance_scale)
+        prompts = (prompt,) if guidance_scale == 1 else (prompt, negative_prompt)
         options = {"references": self.config.references, "preceding": self.config.preceding} | options
         return MirageModel(
-            self, num_inference_steps, conditioning=conditioning, prompt_embeds=text.encode_prompt(self, prompt),
-            negative_embeds=None if guidance_scale == 1 else text.encode_prompt(self, negative_prompt),
-            guidance_scale=guidance_scale, device=self._execution_device, **options,
+            self, num_inference_steps, conditioning=conditioning, guidance_scale=guidance_scale,
+            encode_prompts=lambda: [text.encode_prompt(self, words) for words in prompts],
+            device=self._execution_device, **options,
         )  # fmt: skip
-
-    def check_inputs(self, image, c2w, intrinsics=None, depth=None, moving=None):
-        """See `generation.check_inputs`."""
-        return check_inputs(self.video_model(), image, c2w, intrinsics, depth, moving)
-
-    def prepare_memory(self, memory: str | Memory) -> Memory:
-        """See `generation.prepare_memory`."""
-        return prepare_memory(self.video_model(), memory)
