@@ -65,7 +65,7 @@ class MemoryLoss:
 
     Args:
         data: walks to learn from.
-        batch: samples, in each process.
+        batch: samples.
         length: latent frames of a segment, the clean one included.
         drop: share of samples without a memory.
         rehearse: share of batches in which the model first generates a segment and then learns on the next one. Only

@@ -12,7 +12,7 @@ import torch
 
 from mirage_nb.models.presets import build_tiny
 from mirage_nb.pipeline import MiragePipeline
-from mirage_nb.training.data import Walks, processes, write_walks
+from mirage_nb.training.data import Walks, write_walks
 from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
@@ -54,8 +54,6 @@ def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
     fit(transformer, loss, steps=schedule.transformer, folder=folder / "transformer", lr=6e-4, ema=0.999)
 
     target = folder / "mirage-tiny"
-    if processes().is_main_process:
-        transformer.eval()
-        MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
-    processes().wait_for_everyone()
+    transformer.eval()
+    MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
     return target
