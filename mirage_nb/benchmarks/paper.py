@@ -69,7 +69,7 @@ def once_around(scale: Scale) -> tuple[Cameras, list[Clip]]:
     cameras, step, clips = Cameras(c2w, default_intrinsics(scale.size), scale.size), scale.new_frames // scale.keys, []
     for chunk in range(scale.chunks):
         at = [chunk * scale.new_frames + step * (k + 1) for k in range(scale.keys)]
-        clips.append(room.render(cameras[at], torch.zeros(len(at)), chunk=1))
+        clips.append(room.render(cameras[at], torch.zeros(len(at))))
     return cameras, clips
 
 
