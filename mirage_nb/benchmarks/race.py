@@ -56,8 +56,8 @@ def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
 
 
 def race(
-    pipe, runs: int = 5, chunks: int = 12, laps: int = 1, first_room: int = 900000,
-    size: tuple[int, int] = (128, 128), track: Callable[[Iterable], Iterable] = iter,
+    pipe, runs: int = 5, chunks: int = 12, first_room: int = 900000, size: tuple[int, int] = (128, 128),
+    track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:  # fmt: skip
     """Walk `runs` rooms there and back with every memory, on one thread.
 
@@ -65,7 +65,6 @@ def race(
 
     Args:
         chunks: of a walk there and back.
-        laps: how often the same walk is repeated in one video.
         first_room: seed of the first room; those from 900000 on were never trained on.
         track: goes through the rooms, for example with a progress bar.
 
@@ -76,13 +75,11 @@ def race(
     new, step = model.new_frames, model.latent_step
     frames = chunks * new + 1
     frames += step if frames % 2 == 0 else 0  # a path there and back has an odd number
-    path = list(range(frames)) + list(range(1, frames)) * (laps - 1)  # a lap ends where the next one begins
     raw: dict[str, list[dict]] = {name: [] for name in MEMORIES}
     with one_thread():
         about = machine(next(pipe.transformer.parameters()).device)
         for room in track(range(first_room, first_room + runs)):
-            lap, start = there_and_back_room(room, frames, size), slice(2 * new + 1)
-            clip = Clip(lap.frames[path], lap.depth[path], lap.cameras[path])
+            clip, start = there_and_back_room(room, frames, size), slice(2 * new + 1)
             walk(pipe, "rgb", Clip(clip.frames[start], clip.depth[start], clip.cameras[start]), room)  # to warm up
             for name in MEMORIES:
                 raw[name].append(walk(pipe, name, clip, room))
@@ -90,7 +87,7 @@ def race(
         "Each run is another held-out room, walked there and back by every memory from the same noise, two steps a "
         "chunk; closed loop: the last frame against the first. Writing includes finding what moves."
     ]
-    settings = {"runs": runs, "chunks": chunks, "laps": laps, "size": list(size), "first_room": first_room}
+    settings = {"runs": runs, "chunks": chunks, "size": list(size), "first_room": first_room}
     return {"scale": "tiny", "settings": settings, "machine": about, "notes": notes, "memories": summarise(raw)}
 
 

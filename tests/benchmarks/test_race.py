@@ -46,15 +46,6 @@ def test_measuring_does_not_change_the_walk(pipe):
     assert measured["chunks"][-1]["tokens"] == len(out.memory)
 
 
-def test_appending_grows_with_every_lap(pipe):
-    report = race.race(pipe, runs=1, chunks=2, laps=3, size=(64, 64))
-    tokens = {name: [c["tokens"]["median"] for c in m["chunks"]] for name, m in report["memories"].items()}
-    assert all(len(column) == 6 for column in tokens.values())
-    first, second, third = tokens["append"][1::2]
-    assert second > first and abs((third - second) - (second - first)) <= 0.1 * (second - first)
-    assert tokens["latent"][5] - tokens["latent"][1] < third - first
-
-
 def test_a_stage_of_one_run_enters_every_total():
     runs = [{"chunks": [{"frames": 2, "seconds": {"read": r, **({"encode": 10.0} if i == 0 else {})}, "bytes": 4}]}
             for i, r in enumerate((1.0, 3.0, 2.0))]  # fmt: skip
