@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from tqdm import tqdm
@@ -13,12 +12,6 @@ from mirage_nb.cli.console import load_pipeline, one_line, print_table, save_rep
 
 app = typer.Typer(no_args_is_help=True, help="Measure the memory's speed and size.")
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
-
-
-class Scale(str, Enum):
-    """Where the race is run."""
-
-    tiny, paper = "tiny", "paper"
 
 
 @app.command()
@@ -39,7 +32,7 @@ def readout(out: Out) -> None:
 @app.command()
 def race(
     out: Out,
-    scale: Annotated[Scale, typer.Option(help="tiny: the bundled model. paper: Wan2.2's VAE.")] = Scale.tiny,
+    scale: Annotated[Literal["tiny", "paper"], typer.Option(help="The bundled model, or Wan2.2's VAE.")] = "tiny",
     runs: Annotated[int, typer.Option(min=1, help="Of every memory.")] = 5,
     chunks: Annotated[int | None, typer.Option(min=2, help="Of a walk; 12 for tiny, 8 for paper.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder of a model, for tiny; by default the bundled one.")] = None,
@@ -55,7 +48,7 @@ def race(
 
     with one_line():
         on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if scale is Scale.tiny:
+        if scale == "tiny":
             report = race_rooms(load_pipeline(model).to(on), runs, chunks or 12, track=tqdm)
         else:
             report = paper.race(runs, chunks or 8, on, track=tqdm)
@@ -63,4 +56,4 @@ def race(
         for rows in (stage_rows(report, early, MEMORY_STAGES), stage_rows(report), PUBLISHED):
             print_table(rows)
         typer.echo("\n".join(report["notes"]))
-        save_report(out / f"race-{scale.value}.json", report)
+        save_report(out / f"race-{scale}.json", report)

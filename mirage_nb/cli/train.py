@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,18 +16,16 @@ app = typer.Typer(help=__doc__, invoke_without_command=True)
 def tiny(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Option(help="Gets all results; a stopped run continues from it.")] = None,
-    preset: Annotated[str, typer.Option(help="What to train from nothing: tiny.")] = "tiny",
+    preset: Annotated[Literal["tiny"], typer.Option(help="What to train from nothing.")] = "tiny",
     quick: Annotated[bool, typer.Option(help="A few steps of everything, to see that all works.")] = False,
 ) -> None:
     if context.invoked_subcommand:
         return
     with one_line():
-        from mirage_nb.checks import one_of
         from mirage_nb.training.tiny import QUICK, Schedule, train_tiny
 
         if folder is None:
             raise ValueError("folder: expected a folder for all results: --folder build/train")
-        one_of("preset", preset, ["tiny"])
         made = train_tiny(folder / "quick", QUICK) if quick else train_tiny(folder, Schedule())
         typer.echo(f"the model is in {made}")
 

@@ -129,13 +129,13 @@ class MemoryLoss:
 
 @torch.no_grad()
 def velocity_error(
-    model: nn.Module, held_out: EncodedWalks, sigma: float, memory: bool = True, batches: int = 4, seed: int = 0
+    model: nn.Module, held_out: EncodedWalks, sigma: float, memory: bool = True, batches: int = 4
 ) -> float:
     """Mean squared error of the predicted velocity on held-out walks, at one noise level; the same for every model."""
     loss = MemoryLoss(held_out, batch=4, length=model.config.segment_latent_frames, drop=0.0 if memory else 1.0)
     errors = []
     for number in range(batches):
-        batch = loss.sample(torch.Generator().manual_seed(seed + number)).to(model.device)
+        batch = loss.sample(torch.Generator().manual_seed(number)).to(model.device)
         batch.sigma[:, 1:] = sigma
         with torch.autocast(batch.clean.device.type, torch.bfloat16):
             errors.append(batch.error(model).mean().item())
