@@ -7,7 +7,6 @@ from micro import build_micro
 
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.models.vae import as_pixels, encode
-from mirage_nb.training.encoded import EncodedWalks
 
 
 def test_walks_are_encoded_frame_by_frame(walks, data):
