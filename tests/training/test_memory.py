@@ -10,7 +10,14 @@ from micro import build_micro
 
 from mirage_nb.models.presets import build_scheduler
 from mirage_nb.training.memory import (
-    Frames, MemoryLoss, draw_sample, next_sample, read_memory, shifted, show_context, velocity_error,
+    Frames,
+    MemoryLoss,
+    draw_sample,
+    next_sample,
+    read_memory,
+    shifted,
+    show_context,
+    velocity_error,
 )  # fmt: skip
 
 
