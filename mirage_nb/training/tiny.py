@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
-from mirage_nb.models.presets import build_tiny
+from mirage_nb.models.depth import MirageDepthModel
+from mirage_nb.models.presets import TINY_TRANSFORMER, build_scheduler
+from mirage_nb.models.transformer import MirageTransformer3DModel
+from mirage_nb.models.vae import build_vae
 from mirage_nb.pipeline import MiragePipeline
 from mirage_nb.training.data import Walks, write_walks
 from mirage_nb.training.depth import depth_loss
@@ -39,8 +42,9 @@ def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
 
     `folder` gets the rooms (2.5 MB each), checkpoints, logs, and the model.
     """
-    folder, parts = Path(folder), build_tiny()
-    vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
+    folder = Path(folder)
+    torch.manual_seed(0)
+    vae, transformer, depth = build_vae(), MirageTransformer3DModel(**TINY_TRANSFORMER), MirageDepthModel()
     write_walks(folder / "walks", schedule.rooms, schedule.frames)
     walks = Walks(folder / "walks")
 
@@ -55,5 +59,6 @@ def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
 
     target = folder / "mirage-tiny"
     transformer.eval()
+    parts = dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
     MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 
 import anywidget
 import ipywidgets
@@ -40,39 +41,7 @@ SPEEDS = {"metres_per_frame": 0.05, "degrees_per_frame": 2.0}
 class KeyboardPicture(anywidget.AnyWidget):
     """A picture (PNG or WebP bytes) that takes the keys in `listens` and tells the last one in `pressed`."""
 
-    _esm = """
-function render({ model, el }) {
-  // The attribute data-lm-suppress-shortcuts keeps JupyterLab from using the arrow keys itself.
-  el.innerHTML = `<div class="mirage-walk-keys" tabindex="0" role="application" data-lm-suppress-shortcuts="true"
-    aria-label="The room: click, then walk with the arrow keys"><img class="mirage-walk-picture"></div>`;
-  const box = el.firstChild, image = box.firstChild;
-  function draw() {
-    URL.revokeObjectURL(image.src);
-    image.src = URL.createObjectURL(new Blob([model.get("picture")]));
-    image.dataset.frames = model.get("frames");
-  }
-  model.on("change:picture", draw);
-  draw();
-  box.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (!model.get("listens").includes(key)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    // A trait and not a message: a held key is then sent once the press before it is done.
-    model.set("pressed", [key, model.get("pressed")[1] + 1]);
-    model.save_changes();
-  });
-  box.addEventListener("click", () => box.focus());
-  return () => { model.off("change:picture", draw); URL.revokeObjectURL(image.src); };
-}
-export default { render };
-"""
-    _css = """
-.mirage-walk-keys { display: inline-block; line-height: 0; border: 3px solid transparent; cursor: pointer; }
-.mirage-walk-keys:focus { outline: none; border-color: #0072b2; }
-.mirage-walk-picture { width: 384px; max-width: 100%; }
-"""
+    _esm, _css = (Path(__file__).with_suffix(suffix) for suffix in (".js", ".css"))
     picture = traitlets.Bytes().tag(sync=True)
     frames = traitlets.Int(0).tag(sync=True)
     listens = traitlets.List().tag(sync=True)
