@@ -4,8 +4,6 @@ It races the memory's own path: writing key frames, and reading for the next chu
 bytes do not depend on their values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 import torch

@@ -4,8 +4,6 @@ All memories walk the same rooms along the same paths from the same noise. A rep
 runs for every memory and chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 import torch

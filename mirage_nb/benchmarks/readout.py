@@ -4,8 +4,6 @@ The setting is the paper's: 9 views of 44 x 80 cells and tokens of 48 channels. 
 surfaces of a procedural room.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Tables of a race: rows of words, the first row the head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mirage_nb.benchmarks.race import STAGES, ratios

@@ -1,7 +1,5 @@
 """`mirage-nb benchmark`: what the memory costs, measured."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

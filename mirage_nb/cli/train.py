@@ -1,7 +1,5 @@
 """`mirage-nb train`: a model like the bundled one from nothing, and walks to learn from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Named sizes: the bundled model's, and Wan2.2's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mirage_nb.models.control import EXTRA_CHANNELS

@@ -5,8 +5,6 @@ another one: a quarter of a cell off, the squared error is 0.35 of the latents' 
 its neighbours, and where each token landed. It resamples the latents, and says how sure it is.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

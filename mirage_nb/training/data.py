@@ -3,8 +3,6 @@
 A shard has its name only when it is whole, so an interrupted run continues with the first missing one.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Every batch and all noise come from a generator that is seeded by the step. So a
 the same batches as an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

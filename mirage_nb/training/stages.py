@@ -1,7 +1,5 @@
 """The paper's stages: the memory branch alone on a frozen backbone, then the branch with LoRA on the backbone."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -3,8 +3,6 @@
 Every step leaves its result in `folder`. A second call skips what is done and continues where the first one stopped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

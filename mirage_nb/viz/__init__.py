@@ -4,8 +4,6 @@ Pictures are PIL images; every widget also brings a still picture, for pages tha
 loaded at first use, since plotly, matplotlib and ipywidgets are heavy.
 """
 
-from __future__ import annotations
-
 from mirage_nb import lazy_names
 
 _NAMES_OF = {

@@ -3,8 +3,6 @@
 Every picture is a PIL image, so that nothing depends on a window or a matplotlib backend.
 """
 
-from __future__ import annotations
-
 import io
 
 from matplotlib.figure import Figure

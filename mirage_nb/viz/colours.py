@@ -1,7 +1,5 @@
 """From values to colours: tokens, depth, masks and readouts, each as pixels (..., 3) uint8."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from matplotlib import colormaps

@@ -1,7 +1,5 @@
 """Procedural rooms with exact ground truth: colour, z-depth, cameras, and masks of moving bodies and of sky."""
 
-from __future__ import annotations
-
 import math
 
 import torch

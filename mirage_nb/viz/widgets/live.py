@@ -1,7 +1,5 @@
 """Sliders that change a picture."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import ipywidgets

@@ -1,7 +1,5 @@
 """A camera path put together by hand: moves one after the other, and key cameras that can be moved on a plan."""
 
-from __future__ import annotations
-
 import math
 
 import ipywidgets

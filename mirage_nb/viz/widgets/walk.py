@@ -1,7 +1,5 @@
 """Walk through a room while it is generated: every press of a key is a segment of the paper's stage 5."""
 
-from __future__ import annotations
-
 import copy
 import io
 from pathlib import Path
