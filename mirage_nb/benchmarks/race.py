@@ -1,8 +1,4 @@
-"""The race of the memories: what each costs, stage by stage and chunk by chunk, and how well its loop closes.
-
-All memories walk the same rooms along the same paths from the same noise. A report has the median and the range of all
-runs for every memory and chunk.
-"""
+"""The race of the memories: what each costs, stage by stage and chunk by chunk, and how well its loop closes."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -57,7 +53,7 @@ def race(
     pipe, runs: int = 5, chunks: int = 12, first_room: int = 900000, size: tuple[int, int] = (128, 128),
     track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:  # fmt: skip
-    """Walk `runs` rooms there and back with every memory, on one thread.
+    """Walk `runs` rooms there and back with every memory, from the same noise, on one thread.
 
     The memories take turns in each room, so that a slow moment of the machine hits all of them.
 

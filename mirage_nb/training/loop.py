@@ -27,9 +27,7 @@ def fit(
     ema: float = 0.0, seed: int = 0, checkpoint_minutes: float = 3.0, log_every: int = 20,
     on_log: Callable[[list[dict]], None] | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Train the parameters of `model` that require gradients, on a GPU where there is one.
-
-    Returns the model with the averaged weights.
+    """Train the parameters of `model` that require gradients, on a GPU if there is one; returns the averaged model.
 
     Args:
         batch_loss: (model, generator) -> the loss of a batch that the generator draws, and figures to log.

@@ -36,10 +36,7 @@ QUICK = Schedule(rooms=1, frames=7, vae=1, depth=1, transformer=2)  # a dry run 
 
 
 def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
-    """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`.
-
-    `folder` gets the rooms (2.5 MB each), checkpoints, logs, and the model.
-    """
+    """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`. A room takes 2.5 MB."""
     folder = Path(folder)
     torch.manual_seed(0)
     vae, transformer, depth = build_vae(), MirageTransformer3DModel(**TINY_TRANSFORMER), MirageDepthModel()

@@ -11,9 +11,7 @@ from mirage_nb.viz.widgets.base import Status, WithPicture
 
 
 class Live(WithPicture):
-    """A picture that changes while sliders move. Put it last in a cell, or `display` it.
-
-    Where no kernel runs, the picture of the sliders' first values is shown instead.
+    """A picture that changes while sliders move; see `WithPicture`.
 
     Args:
         draw: called as `draw(name=value, ...)`; returns a PIL image or a matplotlib figure.
