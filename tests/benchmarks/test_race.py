@@ -8,7 +8,7 @@ import math
 import pytest
 
 from mirage_nb.benchmarks import race
-from mirage_nb.benchmarks.report import PUBLISHED, markdown, seconds, size, stage_rows, times
+from mirage_nb.benchmarks.report import BYTES, PUBLISHED, SECONDS, in_units, markdown, stage_rows, times
 from mirage_nb.evaluation import closed_loop_psnr, there_and_back_room
 from mirage_nb.viz.race import growth, split
 
@@ -77,16 +77,10 @@ def test_tables_have_a_row_for_every_memory(report):
 
 
 def test_figures_as_words():
-    assert (
-        size(1536) == "1.50 KiB"
-        and size(2.5 * 2**30) == "2.50 GiB"
-        and size(1010 * 2**10) == "1,010 KiB"
-        and size(0) == "–"
-    )
-
-    assert (
-        seconds(0.0123) == "12.3 ms" and seconds(15.0) == "15.0 s" and seconds(0.25) == "250 ms" and seconds(0) == "–"
-    )
+    sizes = {1536: "1.50 KiB", 2.5 * 2**30: "2.50 GiB", 1010 * 2**10: "1,010 KiB", 0: "–"}
+    assert {x: in_units(x, BYTES) for x in sizes} == sizes
+    seconds = {0.0123: "12.3 ms", 15.0: "15.0 s", 0.25: "250 ms", 0: "–"}
+    assert {x: in_units(x, SECONDS) for x in seconds} == seconds
     assert times(10.57) == "10.6 x" and times(53586) == "53,586 x"
 
 
