@@ -41,11 +41,6 @@ class MemoryPrior(nn.Module):
         return mean + shift, (deviation * scale.clamp(-3, 3).exp()).clamp(min=MIN_DEVIATION)
 
 
-def surprise(mean: Tensor, deviation: Tensor, clean: Tensor) -> Tensor:
-    """Negative log likelihood of clean latents under the prior, up to a constant, element by element."""
-    return (clean - mean).square() / (2 * deviation.square()) + deviation.log()
-
-
 def prior_velocity(noisy: Tensor, timestep: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """The flow velocity that a Gaussian guess of the clean latents implies: its mean and deviation, like `noisy`.
 

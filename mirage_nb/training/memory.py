@@ -21,7 +21,6 @@ from mirage_nb.denoising import denoise
 from mirage_nb.lifting import lift
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.presets import build_scheduler
-from mirage_nb.models.prior import surprise
 from mirage_nb.reprojection import Readout, reproject
 from mirage_nb.training.encoded import EncodedWalks
 
@@ -192,7 +191,8 @@ class MemoryLoss:
         batch = self.sample(generator, model).to(model.device)
         loss, prior = batch.error(model).mean(), getattr(model, "prior", None)
         if prior is not None and any(p.requires_grad for p in prior.parameters()):
-            loss = loss + surprise(*prior(batch.control[:, :, 1 : self.length]), batch.clean[:, :, 1:]).mean()
+            mean, deviation = prior(batch.control[:, :, 1 : self.length])
+            loss = loss + F.gaussian_nll_loss(mean, batch.clean[:, :, 1:], deviation.square())
         return loss, {}
 
     def sample(self, generator: torch.Generator, model: nn.Module | None = None) -> Batch:
