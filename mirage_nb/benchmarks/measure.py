@@ -1,7 +1,5 @@
 """How the benchmarks measure: on one thread, as the spread of repeated runs, and on which machine."""
 
-from __future__ import annotations
-
 import platform
 import re
 import statistics

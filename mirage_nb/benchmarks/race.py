@@ -1,10 +1,4 @@
-"""The race of the memories: what each costs, stage by stage and chunk by chunk, and how well its loop closes.
-
-All memories walk the same rooms along the same paths from the same noise. A report has the median and the range of all
-runs for every memory and chunk.
-"""
-
-from __future__ import annotations
+"""The race of the memories: what each costs, stage by stage and chunk by chunk, and how well its loop closes."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -56,16 +50,15 @@ def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
 
 
 def race(
-    pipe, runs: int = 5, chunks: int = 12, laps: int = 1, first_room: int = 900000,
-    size: tuple[int, int] = (128, 128), track: Callable[[Iterable], Iterable] = iter,
+    pipe, runs: int = 5, chunks: int = 12, first_room: int = 900000, size: tuple[int, int] = (128, 128),
+    track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:  # fmt: skip
-    """Walk `runs` rooms there and back with every memory, on one thread.
+    """Walk `runs` rooms there and back with every memory, from the same noise, on one thread.
 
     The memories take turns in each room, so that a slow moment of the machine hits all of them.
 
     Args:
         chunks: of a walk there and back.
-        laps: how often the same walk is repeated in one video.
         first_room: seed of the first room; those from 900000 on were never trained on.
         track: goes through the rooms, for example with a progress bar.
 
@@ -76,13 +69,11 @@ def race(
     new, step = model.new_frames, model.latent_step
     frames = chunks * new + 1
     frames += step if frames % 2 == 0 else 0  # a path there and back has an odd number
-    path = list(range(frames)) + list(range(1, frames)) * (laps - 1)  # a lap ends where the next one begins
     raw: dict[str, list[dict]] = {name: [] for name in MEMORIES}
     with one_thread():
         about = machine(next(pipe.transformer.parameters()).device)
         for room in track(range(first_room, first_room + runs)):
-            lap, start = there_and_back_room(room, frames, size), slice(2 * new + 1)
-            clip = Clip(lap.frames[path], lap.depth[path], lap.cameras[path])
+            clip, start = there_and_back_room(room, frames, size), slice(2 * new + 1)
             walk(pipe, "rgb", Clip(clip.frames[start], clip.depth[start], clip.cameras[start]), room)  # to warm up
             for name in MEMORIES:
                 raw[name].append(walk(pipe, name, clip, room))
@@ -90,7 +81,7 @@ def race(
         "Each run is another held-out room, walked there and back by every memory from the same noise, two steps a "
         "chunk; closed loop: the last frame against the first. Writing includes finding what moves."
     ]
-    settings = {"runs": runs, "chunks": chunks, "laps": laps, "size": list(size), "first_room": first_room}
+    settings = {"runs": runs, "chunks": chunks, "size": list(size), "first_room": first_room}
     return {"scale": "tiny", "settings": settings, "machine": about, "notes": notes, "memories": summarise(raw)}
 
 

@@ -1,7 +1,5 @@
 """Tables of a race: rows of words, the first row the head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mirage_nb.benchmarks.race import STAGES, ratios
@@ -16,29 +14,21 @@ PUBLISHED = [
     ["Spatia", "4.03", "7.63", "124"],
     ["VMem", "4.07", "7.25", "78.8"],
 ]
+SECONDS = {"s": 1, "ms": 1e-3, "µs": 1e-6}
+BYTES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1}
 
 
-def seconds(x: float) -> str:
-    """A time: "12.3 ms"."""
-    return _in_units(x, {"s": 1, "ms": 1e-3, "µs": 1e-6})
-
-
-def size(number: float) -> str:
-    """Bytes: "1.99 MiB"."""
-    return _in_units(number, {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1})
+def in_units(x: float, units: dict[str, float]) -> str:
+    """In the largest unit that x has one of, with three digits: "12.3 ms", "1.99 MiB"; nothing is a dash."""
+    for unit, factor in units.items():
+        if x >= factor:
+            return f"{x / factor:#.3g}".rstrip(".") + f" {unit}" if x < 999.5 * factor else f"{x / factor:,.0f} {unit}"
+    return "–"
 
 
 def times(x: float) -> str:
     """A ratio: "10.6 x"."""
     return f"{x:,.0f} x" if x >= 99.5 else f"{x:.3g} x"
-
-
-def _in_units(x: float, units: dict[str, float]) -> str:
-    """In the largest unit that x has one of, with three digits; nothing is a dash."""
-    for unit, factor in units.items():
-        if x >= factor:
-            return f"{x / factor:#.3g}".rstrip(".") + f" {unit}" if x < 999.5 * factor else f"{x / factor:,.0f} {unit}"
-    return "–"
 
 
 def stage_rows(report: dict, chunk: int = 0, stages: Sequence[str] = STAGES) -> list[list[str]]:
@@ -55,8 +45,9 @@ def stage_rows(report: dict, chunk: int = 0, stages: Sequence[str] = STAGES) -> 
         each = [(row["seconds_per_frame"][s] or {"median": 0.0})["median"] for s in measured]
         end = report["memories"][name]["closed_loop_psnr"]
         rows.append([
-            title_of(name), *map(seconds, each), seconds(sum(each)), times(over[name]["time"]),
-            size(row["bytes"]["median"]), times(over[name]["bytes"]), f"{end['median']:.1f} dB" if end else "–",
+            title_of(name), *(in_units(x, SECONDS) for x in (*each, sum(each))), times(over[name]["time"]),
+            in_units(row["bytes"]["median"], BYTES), times(over[name]["bytes"]),
+            f"{end['median']:.1f} dB" if end else "–",
         ])  # fmt: skip
     return rows
 

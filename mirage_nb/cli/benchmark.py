@@ -1,10 +1,7 @@
 """`mirage-nb benchmark`: what the memory costs, measured."""
 
-from __future__ import annotations
-
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from tqdm import tqdm
@@ -15,19 +12,13 @@ app = typer.Typer(no_args_is_help=True, help="Measure the memory's speed and siz
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 
 
-class Scale(str, Enum):
-    """Where the race is run."""
-
-    tiny, paper = "tiny", "paper"
-
-
 @app.command()
-def readout(out: Out, seed: Annotated[int, typer.Option(help="Of the written views.")] = 0) -> None:
+def readout(out: Out) -> None:
     """Time the readout against gathering, sorting and scattering all tokens."""
     from mirage_nb.benchmarks.readout import measure_readout
 
     with one_line():
-        report = measure_readout(seed, track=tqdm)
+        report = measure_readout(track=tqdm)
         rows = [["scene", "tokens", "gather, sort, scatter", "the memory, the same", "with splats"]]
         for row in report["readout"]:
             times = (f"{row[key]:.0f} ms" for key in ("plain_ms", "points_ms", "splats_ms"))
@@ -39,10 +30,9 @@ def readout(out: Out, seed: Annotated[int, typer.Option(help="Of the written vie
 @app.command()
 def race(
     out: Out,
-    scale: Annotated[Scale, typer.Option(help="tiny: the bundled model. paper: Wan2.2's VAE.")] = Scale.tiny,
+    scale: Annotated[Literal["tiny", "paper"], typer.Option(help="The bundled model, or Wan2.2's VAE.")] = "tiny",
     runs: Annotated[int, typer.Option(min=1, help="Of every memory.")] = 5,
     chunks: Annotated[int | None, typer.Option(min=2, help="Of a walk; 12 for tiny, 8 for paper.")] = None,
-    laps: Annotated[int, typer.Option(min=1, help="How often the walk is repeated, for tiny.")] = 1,
     model: Annotated[str | None, typer.Option(help="Folder of a model, for tiny; by default the bundled one.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU, if there is one.")] = None,
 ) -> None:
@@ -56,12 +46,12 @@ def race(
 
     with one_line():
         on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if scale is Scale.tiny:
-            report = race_rooms(load_pipeline(model).to(on), runs, chunks or 12, laps, track=tqdm)
+        if scale == "tiny":
+            report = race_rooms(load_pipeline(model).to(on), runs, chunks or 12, track=tqdm)
         else:
-            report = paper.race(paper.Scale(chunks=chunks or 8), runs, on, track=tqdm)
+            report = paper.race(runs, chunks or 8, on, track=tqdm)
         early = min(CHUNK, len(report["memories"]["latent"]["chunks"]))
         for rows in (stage_rows(report, early, MEMORY_STAGES), stage_rows(report), PUBLISHED):
             print_table(rows)
         typer.echo("\n".join(report["notes"]))
-        save_report(out / f"race-{scale.value}.json", report)
+        save_report(out / f"race-{scale}.json", report)

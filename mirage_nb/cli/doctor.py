@@ -1,7 +1,5 @@
 """`mirage-nb doctor`: what this machine can run, what is missing, and what to do. Nothing is loaded or fetched."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from importlib.metadata import version

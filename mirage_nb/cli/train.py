@@ -1,9 +1,7 @@
-"""`mirage-nb train`: the bundled model from nothing, or its transformer further on data of one's own."""
-
-from __future__ import annotations
+"""`mirage-nb train`: a model like the bundled one from nothing, and walks to learn from."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,18 +14,16 @@ app = typer.Typer(help=__doc__, invoke_without_command=True)
 def tiny(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Option(help="Gets all results; a stopped run continues from it.")] = None,
-    preset: Annotated[str, typer.Option(help="What to train from nothing: tiny.")] = "tiny",
+    preset: Annotated[Literal["tiny"], typer.Option(help="What to train from nothing.")] = "tiny",
     quick: Annotated[bool, typer.Option(help="A few steps of everything, to see that all works.")] = False,
 ) -> None:
     if context.invoked_subcommand:
         return
     with one_line():
-        from mirage_nb.checks import one_of
         from mirage_nb.training.tiny import QUICK, Schedule, train_tiny
 
         if folder is None:
             raise ValueError("folder: expected a folder for all results: --folder build/train")
-        one_of("preset", preset, ["tiny"])
         made = train_tiny(folder / "quick", QUICK) if quick else train_tiny(folder, Schedule())
         typer.echo(f"the model is in {made}")
 
@@ -52,21 +48,3 @@ def data(
             depth_model = load_pipeline(None).depth_estimator
             for source, outcome in import_recordings(recordings, folder, depth_model, frames, (size, size)).items():
                 typer.echo(f"{source}: {outcome}")
-
-
-@app.command()
-def transformer(
-    walks: Annotated[Path, typer.Option(help="Folder of walks, from `mirage-nb train data`.")],
-    folder: Annotated[Path, typer.Option(help="Gets checkpoint, log and result; a stopped run continues from it.")],
-    stage: Annotated[str, typer.Option(help="branch: the branch alone; lora: the branch, and LoRA elsewhere.")],
-    model: Annotated[str | None, typer.Option(help="Pipeline folder to start from, else the bundled one.")] = None,
-    steps: Annotated[int, typer.Option(help="Length of the schedule.")] = 6000,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 4e-4,
-    batch: Annotated[int, typer.Option(help="Samples a step, in each process.")] = 8,
-) -> None:
-    """Train a model's transformer further, in one of the paper's stages."""
-    with one_line():
-        from mirage_nb.training.stages import train_transformer
-
-        target = train_transformer(load_pipeline(model), stage, walks, folder, batch, steps=steps, lr=lr)
-        typer.echo(f"the transformer is in {target}, the losses in {folder / 'log.jsonl'}")

@@ -4,8 +4,6 @@ Videos are (T, H, W, 3) uint8. A path "there and back" has an odd number of fram
 same camera.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

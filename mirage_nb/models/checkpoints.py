@@ -3,8 +3,6 @@
 Prefixes that trainers leave and an adapter's name (`lora_A.default`) are removed. Our own names stay unchanged.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """From a readout of the memory to the control input of the branch (paper: conditioning)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The bundled model's depth network: of the colour of every pixel and the ray through it, so it fits any lens."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config

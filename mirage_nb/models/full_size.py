@@ -1,7 +1,5 @@
 """The full-size system on PyTorch's `meta` device: its shapes, and the GPU memory to run it."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch

@@ -1,15 +1,8 @@
 """Named sizes: the bundled model's, and Wan2.2's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-import torch
-
 from mirage_nb.models.control import EXTRA_CHANNELS
-from mirage_nb.models.depth import MirageDepthModel
-from mirage_nb.models.transformer import MirageTransformer3DModel
-from mirage_nb.models.vae import build_vae
 
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,
@@ -45,10 +38,3 @@ def build_scheduler(flow_shift: float = 3.0):
     from diffusers import UniPCMultistepScheduler
 
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift)
-
-
-def build_tiny(seed: int = 0) -> dict:
-    """The untrained components of mirage-tiny."""
-    torch.manual_seed(seed)
-    vae, transformer = build_vae(), MirageTransformer3DModel(**TINY_TRANSFORMER)
-    return dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=MirageDepthModel())

@@ -5,8 +5,6 @@ another one: a quarter of a cell off, the squared error is 0.35 of the latents' 
 its neighbours, and where each token landed. It resamples the latents, and says how sure it is.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -41,11 +39,6 @@ class MemoryPrior(nn.Module):
         out = self.network(frames.flatten(0, 1).to(self.network[0].weight.dtype)).float()
         shift, scale = out.unflatten(0, frames.shape[:2]).transpose(1, 2).chunk(2, 1)  # (B, C, T, h, w) each
         return mean + shift, (deviation * scale.clamp(-3, 3).exp()).clamp(min=MIN_DEVIATION)
-
-
-def surprise(mean: Tensor, deviation: Tensor, clean: Tensor) -> Tensor:
-    """Negative log likelihood of clean latents under the prior, up to a constant, element by element."""
-    return (clean - mean).square() / (2 * deviation.square()) + deviation.log()
 
 
 def prior_velocity(noisy: Tensor, timestep: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,16 +3,11 @@
 A shard has its name only when it is whole, so an interrupted run continues with the first missing one.
 """
 
-from __future__ import annotations
-
-import atexit
 import hashlib
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,14 +26,6 @@ HELD_OUT = 900_000  # rooms with this seed or a higher one are for evaluation, n
 USEFUL_DEPTH = 0.3  # share of a recorded frame's pixels whose depth must be measured: most of a memory's cells
 
 
-@cache
-def processes() -> PartialState:
-    """The processes that share the work (`accelerate launch`, or `torchrun` without a GPU)."""
-    state = PartialState(cpu=not torch.cuda.is_available())
-    atexit.register(state.destroy_process_group)  # otherwise gloo's threads may abort at the interpreter's end
-    return state
-
-
 def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed: int = 0, size: int = 128) -> None:
     """Render a walk of T frames, `size` x `size` pixels, through each of the rooms `first_seed ... + rooms - 1`.
 
@@ -46,10 +33,9 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
     """
     if first_seed < HELD_OUT < first_seed + rooms:
         raise ValueError(f"rooms: seeds from {HELD_OUT} on are held out, {first_seed} + {rooms} reaches them")
-    folder, state, end = Path(folder), processes(), first_seed + rooms
+    folder, end = Path(folder), first_seed + rooms
     folder.mkdir(parents=True, exist_ok=True)
-    shards = range(first_seed, end, ROOMS_PER_SHARD)[state.process_index :: state.num_processes]
-    for first in tqdm(shards, desc=folder.name, disable=None):
+    for first in tqdm(range(first_seed, end, ROOMS_PER_SHARD), desc=folder.name, disable=None):
         path, walks = folder / f"walks-{first:07d}.safetensors", []
         for seed in range(first, min(first + ROOMS_PER_SHARD, end)) if not path.exists() else ():
             room = Room(seed)
@@ -57,10 +43,9 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
                 cameras = room.walk(num_frames, size=(size, size))
             except ValueError:  # no path of this length fits into this room
                 continue
-            walks.append(room.to(state.device).render(cameras))
+            walks.append(room.render(cameras))
         if walks:
             _write_shard(path, walks)
-    state.wait_for_everyone()
 
 
 def import_recordings(

@@ -1,7 +1,5 @@
 """Recipe 2: the depth network, on single frames with exact depth. L1 of log depth and of its gradients."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

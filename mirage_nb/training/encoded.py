@@ -21,7 +21,7 @@ class EncodedWalks:
 
     latents: Tensor  # (R, T, C, h, w) float16
     depth: Tensor  # (R, T, h, w) float16, exact z-depth in metres, 0 = unknown, the sky too
-    estimate: Tensor  # (R, T, h, w) float16, the depth network's; without one the exact depth again
+    estimate: Tensor  # (R, T, h, w) float16, the depth network's
     writable: Tensor  # (R, T, h, w) bool, nothing moves there
     c2w: Tensor  # (R, T, 4, 4)
     intrinsics: Tensor  # (R, T, 4) in cells
@@ -35,14 +35,14 @@ class EncodedWalks:
 
     @staticmethod
     @torch.no_grad()
-    def encode(walks: Walks, vae, depth_model=None) -> EncodedWalks:
+    def encode(walks: Walks, vae, depth_model) -> EncodedWalks:
         """Encode all frames, with the frozen VAE and the depth network that is used to generate."""
         stride, device, rows = spatial_stride(vae), vae.device, []
         for walk in tqdm(range(len(walks)), desc="encode", disable=None):
             cameras = walks.cameras(walk)
             pixels, exact, moving = walks.pixels(walk, slice(None)), walks["depth"][walk].float(), walks["moving"][walk]
             pixels, exact, moving = pixels.to(device), exact.to(device), moving.to(device)
-            estimate = exact if depth_model is None else depth_model.predict(pixels, cameras.intrinsics)
+            estimate = depth_model.predict(pixels, cameras.intrinsics)
             depth = (depth_to_latent(d, stride).half() for d in (exact, estimate))
             allowed, grid = writable(estimate, moving, stride=stride), cameras.downscale(stride)
             row = (frame_encoder(vae)(pixels).half(), *depth, allowed, grid.c2w, grid.intrinsics)

@@ -1,11 +1,8 @@
-"""One training loop for every recipe: accelerate around Adam, bf16 autocast, averaged weights, resumable checkpoints.
+"""One training loop for every recipe: Adam, bf16 autocast, averaged weights, resumable checkpoints.
 
 Every batch and all noise come from a generator that is seeded by the step. So a run that was killed and resumed sees
-the same batches as an uninterrupted one. Of several processes (`accelerate launch`; `torchrun` on CPUs), each draws
-batches of its own, and their gradients are averaged.
+the same batches as an uninterrupted one.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -14,28 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
-from mirage_nb.training.data import processes
 
 FORMAT = "mirage-training"
 BatchLoss = Callable[[nn.Module, torch.Generator], tuple[Tensor, dict[str, float]]]
-
-
-class Objective(nn.Module):
-    """A model and its loss as one module, so that several processes synchronise gradients whatever the loss calls."""
-
-    def __init__(self, model: nn.Module, batch_loss: BatchLoss) -> None:
-        super().__init__()
-        self.model, self.batch_loss = model, batch_loss
-
-    def forward(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        return self.batch_loss(self.model, generator)
 
 
 def fit(
@@ -43,7 +27,7 @@ def fit(
     ema: float = 0.0, seed: int = 0, checkpoint_minutes: float = 3.0, log_every: int = 20,
     on_log: Callable[[list[dict]], None] | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Train the parameters of `model` that require gradients; returns it with the averaged weights.
+    """Train the parameters of `model` that require gradients, on a GPU if there is one; returns the averaged model.
 
     Args:
         batch_loss: (model, generator) -> the loss of a batch that the generator draws, and figures to log.
@@ -57,13 +41,13 @@ def fit(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state, checkpoint, log = processes(), folder / "checkpoint.safetensors", folder / "log.jsonl"
-    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
-    objective = accelerator.prepare(Objective(model, batch_loss))
+    checkpoint, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     average = EMAModel(trained.values(), decay=ema, foreach=True)
     optimizer = torch.optim.Adam(trained.values(), lr=lr, betas=(0.9, 0.98), fused=True)
-    # All that a checkpoint holds, by name: accelerate's own would be pickled. Adam's state is made here, to be filled.
+    # All that a checkpoint holds, by name: `torch.save` would pickle it. Adam's state is made here, to be filled.
     tensors, first = {}, 0
     for (name, p), shadow in zip(trained.items(), average.shadow_params):
         moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -78,31 +62,29 @@ def fit(
     optimizer.param_groups[0]["initial_lr"] = lr
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps, last_epoch=first - 1)
     rows = [row for row in read_log(log) if row["step"] < first]
-    saved, smooth, main = time.monotonic(), rows[-1]["smooth"] if rows else None, state.is_main_process
-    for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None if main else True):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) * state.num_processes + state.process_index)
-        with accelerator.autocast():
-            loss, figures = objective(generator)
-        value = accelerator.reduce(loss.detach(), "mean").item()
+    saved = time.monotonic()
+    for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, figures = batch_loss(model, generator)
+        value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint in {folder} is good")
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(trained.values(), 1.0)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         average.step(trained.values())
-        smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
         due = time.monotonic() - saved > 60 * checkpoint_minutes or step + 1 == steps
-        if main and (due or step % log_every == 0):
+        if due or step % log_every == 0:
             if due:
                 save_tensors(checkpoint, FORMAT, tensors, {"step": step + 1})
                 saved = time.monotonic()
-            rows.append({"step": step, "loss": value, "smooth": smooth, **figures})
+            rows.append({"step": step, "loss": value, **figures})
             write_aside(log, "".join(json.dumps(row) + "\n" for row in rows).encode())
             if on_log:
                 on_log(rows)
-    state.wait_for_everyone()
     average.copy_to(trained.values())
     return model
 

@@ -3,16 +3,17 @@
 Every step leaves its result in `folder`. A second call skips what is done and continues where the first one stopped.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mirage_nb.models.presets import build_tiny
+from mirage_nb.models.depth import MirageDepthModel
+from mirage_nb.models.presets import TINY_TRANSFORMER, build_scheduler
+from mirage_nb.models.transformer import MirageTransformer3DModel
+from mirage_nb.models.vae import build_vae
 from mirage_nb.pipeline import MiragePipeline
-from mirage_nb.training.data import Walks, processes, write_walks
+from mirage_nb.training.data import Walks, write_walks
 from mirage_nb.training.depth import depth_loss
 from mirage_nb.training.encoded import EncodedWalks
 from mirage_nb.training.loop import fit
@@ -35,12 +36,10 @@ QUICK = Schedule(rooms=1, frames=7, vae=1, depth=1, transformer=2)  # a dry run 
 
 
 def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
-    """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`.
-
-    `folder` gets the rooms (2.5 MB each), checkpoints, logs, and the model.
-    """
-    folder, parts = Path(folder), build_tiny()
-    vae, depth, transformer = parts["vae"], parts["depth_estimator"], parts["transformer"]
+    """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`. A room takes 2.5 MB."""
+    folder = Path(folder)
+    torch.manual_seed(0)
+    vae, transformer, depth = build_vae(), MirageTransformer3DModel(**TINY_TRANSFORMER), MirageDepthModel()
     write_walks(folder / "walks", schedule.rooms, schedule.frames)
     walks = Walks(folder / "walks")
 
@@ -54,8 +53,7 @@ def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
     fit(transformer, loss, steps=schedule.transformer, folder=folder / "transformer", lr=6e-4, ema=0.999)
 
     target = folder / "mirage-tiny"
-    if processes().is_main_process:
-        transformer.eval()
-        MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
-    processes().wait_for_everyone()
+    transformer.eval()
+    parts = dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
+    MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
     return target

@@ -1,7 +1,5 @@
 """Recipe 1: the VAE, on crops of single frames."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify

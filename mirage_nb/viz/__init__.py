@@ -1,10 +1,8 @@
 """What one looks at and plays with in a notebook: `from mirage_nb import viz`.
 
-Pictures are PIL images; every widget also brings a still picture, for pages that run no kernel. The names below are
-loaded at first use, since plotly, matplotlib and ipywidgets are heavy.
+Pictures are PIL images, so nothing depends on a window; every widget also brings a still picture, for pages that run no
+kernel. The names below are loaded at first use, since plotly, matplotlib and ipywidgets are heavy.
 """
-
-from __future__ import annotations
 
 from mirage_nb import lazy_names
 

@@ -1,9 +1,4 @@
-"""What all pictures share: colours, names, and the steps from a figure to an image and to a file.
-
-Every picture is a PIL image, so that nothing depends on a window or a matplotlib backend.
-"""
-
-from __future__ import annotations
+"""What all pictures share: colours, names, and the steps from a figure to an image and to a file."""
 
 import io
 

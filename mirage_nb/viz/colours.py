@@ -1,11 +1,9 @@
 """From values to colours: tokens, depth, masks and readouts, each as pixels (..., 3) uint8."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -57,13 +55,9 @@ def heat(values: Tensor, low: float | None = None, high: float | None = None) ->
     The scale runs from `low` to `high`, by default the lowest and the highest measured value.
     """
     values = values.detach().float().cpu().numpy()
-    measured = np.isfinite(values) & (values > 0)
-    low = values.min(where=measured, initial=np.inf) if low is None else low
-    high = values.max(where=measured, initial=0.0) if high is None else high
-    scaled = np.clip((values[measured] - low) / max(high - low, 1e-6), 0, 1)
-    colours = np.full((*values.shape, 3), 255, dtype=np.uint8)
-    colours[measured] = colormaps["viridis"](scaled, bytes=True)[:, :3]
-    return colours
+    measured = np.ma.masked_where(~np.isfinite(values) | (values <= 0), values)
+    shades = colormaps["viridis"].with_extremes(bad="white")
+    return shades(Normalize(low, high, clip=True)(measured), bytes=True)[..., :3]
 
 
 def readout_cells(latents: Tensor, visible: Tensor, colours: Tensor) -> np.ndarray:

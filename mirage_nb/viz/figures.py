@@ -1,7 +1,5 @@
 """Still figures: pictures in rows, and curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 

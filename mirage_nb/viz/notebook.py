@@ -3,8 +3,6 @@
 Both are shown to the reader, and kept in the cell's output under a MIME type of ours, where the tests find them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from html import escape
 from math import isfinite

@@ -1,7 +1,5 @@
 """The race in pictures, drawn from a report of `benchmarks.race`."""
 
-from __future__ import annotations
-
 from matplotlib.figure import Figure
 from PIL import Image
 

@@ -3,8 +3,6 @@
 `cloud_view` and `plan_view` are drawn while a slider moves: Pillow needs a few milliseconds, matplotlib many more.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import atan2, pi, radians
 

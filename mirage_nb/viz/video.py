@@ -3,8 +3,6 @@
 Frames are (T, H, W, 3) uint8 everywhere, tensors or arrays.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping

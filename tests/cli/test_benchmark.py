@@ -30,7 +30,7 @@ def test_race(tmp_path):
 
 def test_readout(tmp_path, monkeypatch):
     rows = [{"scene": "room", "tokens": 7, "plain_ms": 3.0, "points_ms": 2.0, "splats_ms": 1.0}]
-    monkeypatch.setattr(readout, "measure_readout", lambda seed, track: {"readout": rows})
+    monkeypatch.setattr(readout, "measure_readout", lambda track: {"readout": rows})
     code, text = run("readout", "--out", tmp_path)
     assert code == 0, text
     assert json.loads((tmp_path / "readout.json").read_text())["readout"] == rows

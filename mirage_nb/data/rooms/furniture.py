@@ -3,8 +3,6 @@
 Every piece is a function of the builder, the position (x, z) on the floor and the turn about the vertical in radians.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ Every room has a second one behind an opening, and often a screen wall, so that 
 corner. The main room covers x from 0 to `width` and z from 0 to `depth`; the second one lies behind it.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

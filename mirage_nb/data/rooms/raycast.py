@@ -1,4 +1,4 @@
-"""A vectorised ray caster for boxes, upright cylinders and spheres, in plain torch (CPU or GPU).
+"""A vectorised ray caster for boxes, upright cylinders and spheres, in plain torch.
 
 The image is cut into square tiles. Primitives outside a tile's frustum are dropped; then, in round k, every tile
 intersects its rays with its k-th candidate. So the cost depends on what a tile sees, not on what the room holds.
@@ -7,7 +7,7 @@ Rays have camera-space z = 1, so that the ray parameter of a hit is its z-depth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,9 +40,6 @@ class Primitives:
         """The scene at a time in frames: bodies swing along `motion` with a period of 60 frames."""
         swing = torch.sin(self.phase + time * (2 * torch.pi / 60.0))
         return replace(self, centre=self.centre + self.motion * swing[:, None])
-
-    def to(self, device) -> Primitives:
-        return Primitives(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     @property
     def moving(self) -> Tensor:
@@ -106,30 +103,33 @@ def _cylinder(o: tuple, d: tuple, half: Tensor) -> Tensor:
 _INTERSECT = {BOX: _box, CYLINDER: _cylinder, SPHERE: _sphere}
 
 
-def tile_rays(cameras: Cameras) -> Tensor:
-    """(N, rows, columns, TILE, TILE, S, 3) world directions of all samples, tiles padded beyond the image's edge."""
-    height, width = cameras.size
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    n, device = len(cameras), cameras.c2w.device
-    offsets = torch.tensor(SAMPLES, device=device)
-    fx, fy, cx, cy = (p[:, None, None] for p in cameras.intrinsics.unbind(1))
-    x = (torch.arange(columns * TILE, device=device)[:, None] + offsets[:, 0] - cx) / fx  # (N, W, S)
-    y = (torch.arange(rows * TILE, device=device)[:, None] + offsets[:, 1] - cy) / fy
-    x = x.view(n, 1, columns, 1, TILE, -1).expand(-1, rows, -1, TILE, -1, -1)
-    y = y.view(n, rows, 1, TILE, 1, len(SAMPLES)).expand(-1, -1, columns, -1, TILE, -1)
-    rotation = cameras.c2w[:, :3, :3].view(n, 1, 1, 1, 1, 1, 3, 3)
+def tile_rays(camera: Cameras) -> Tensor:
+    """(K, TILE, TILE, S, 3) world directions of all samples of one camera, tiles padded beyond the image's edge."""
+    rows, columns = tiles_of(camera.size)
+    fx, fy, cx, cy = camera.intrinsics[0]
+    offsets = torch.tensor(SAMPLES)
+    x = (torch.arange(columns * TILE)[:, None] + offsets[:, 0] - cx) / fx  # (W, S)
+    y = (torch.arange(rows * TILE)[:, None] + offsets[:, 1] - cy) / fy
+    x = x.view(1, columns, 1, TILE, -1).expand(rows, -1, TILE, -1, -1)
+    y = y.view(rows, 1, TILE, 1, -1).expand(-1, columns, -1, TILE, -1)
+    rotation = camera.c2w[0, :3, :3]
     # The sum is written out: a matmul of this shape would be many tiny ones.
-    return torch.stack([rotation[..., i, 0] * x + rotation[..., i, 1] * y + rotation[..., i, 2] for i in range(3)], -1)
+    rays = torch.stack([rotation[i, 0] * x + rotation[i, 1] * y + rotation[i, 2] for i in range(3)], -1)
+    return rays.flatten(0, 1)
 
 
-def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest hits of tiled rays, from origins (K, 3) in directions (K, TILE, TILE, S, 3).
+def tiles_of(size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of tiles that an image (height, width) takes."""
+    return -(-size[0] // TILE), -(-size[1] // TILE)
+
+
+def trace(scene: Primitives, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest hits of tiled rays, from an origin (3,) in directions (K, TILE, TILE, S, 3).
 
     Returns z-depth (K, R), infinite where nothing is hit, and the index of the primitive (K, R).
     """
-    visible = _in_frustum(scene, origins, directions)
-    rays = directions.flatten(1, 3)
-    dx, dy, dz = (c.contiguous() for c in rays.unbind(-1))
+    visible = _in_frustum(scene, origin, directions)
+    dx, dy, dz = (c.contiguous() for c in directions.flatten(1, 3).unbind(-1))
     best = torch.full_like(dx, torch.inf)
     winner = torch.zeros_like(dx, dtype=torch.long)
     for kind, intersect in _INTERSECT.items():
@@ -141,7 +141,7 @@ def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
             tiles = (counts > k).nonzero()[:, 0]
             which = order[tiles, k]
             yaw = scene.yaw[which][:, None]
-            o = _turned((origins[tiles] - scene.centre[which]).unsqueeze(-1).unbind(1), yaw)
+            o = _turned((origin - scene.centre[which]).unsqueeze(-1).unbind(1), yaw)
             d = _turned((dx[tiles], dy[tiles], dz[tiles]), yaw)
             t = intersect(o, d, scene.half[which])
             nearer = t < best[tiles]
@@ -150,7 +150,7 @@ def trace(scene: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
     return best, winner
 
 
-def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tensor:
+def _in_frustum(scene: Primitives, origin: Tensor, directions: Tensor) -> Tensor:
     """(K, P) bool: which primitives' bounds may meet each tile's frustum."""
     last = TILE - 1
     corners = torch.stack([directions[:, i, j, 0] for i, j in ((0, 0), (0, last), (last, last), (last, 0))], 1)
@@ -158,12 +158,10 @@ def _in_frustum(scene: Primitives, origins: Tensor, directions: Tensor) -> Tenso
     corners = middle + (corners - middle) * 1.1  # the samples lie up to half a pixel beyond the corner pixels' centres
     normals = torch.linalg.cross(corners, corners.roll(-1, 1))
     normals = torch.cat([normals, middle], 1)  # four sides and the view direction
-    offset = scene.centre[None] - origins[:, None]
-    distance = torch.einsum("kni,kpi->knp", normals, offset)
+    distance = normals @ (scene.centre - origin).T  # (K, 5, P)
     (hx, hy, hz), c, s = scene.half.unbind(1), scene.yaw.cos().abs(), scene.yaw.sin().abs()
     extent = torch.stack([c * hx + s * hz, hy, s * hx + c * hz], 1)  # (P, 3) of the bounds along the axes
-    reach = torch.einsum("kni,pi->knp", normals.abs(), extent)
-    return (distance + reach >= 0).all(1)
+    return (distance + normals.abs() @ extent.T >= 0).all(1)
 
 
 @dataclass
@@ -174,9 +172,6 @@ class Lighting:
     lamp: Tensor
     ambient: float
     floor: Tensor
-
-    def to(self, device) -> Lighting:
-        return Lighting(self.sun.to(device), self.lamp.to(device), self.ambient, self.floor.to(device))
 
 
 def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, rays: Tensor, index: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Procedural rooms with exact ground truth: colour, z-depth, cameras, and masks of moving bodies and of sky."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.layout import build
-from mirage_nb.data.rooms.raycast import SAMPLES, TILE, shade, tile_rays, trace
+from mirage_nb.data.rooms.raycast import SAMPLES, TILE, shade, tile_rays, tiles_of, trace
 from mirage_nb.data.rooms.textures import Palette
 from mirage_nb.paths import camera_path
 
@@ -36,17 +34,10 @@ class Room:
         drawn = max(0, palette.integer(5) - 2)
         parts = build(palette, drawn if moving is None else moving)
         self.scene, self.textures, self.light, (self.width, self.depth) = parts
-        self.device = torch.device("cpu")
-
-    def to(self, device: str | torch.device) -> Room:
-        """Render on another device from now on. Paths are found faster on a CPU, pictures on a GPU."""
-        self.scene, self.textures = self.scene.to(device), self.textures.to(device)
-        self.light, self.device = self.light.to(device), torch.device(device)
-        return self
 
     def clearance(self, points: Tensor) -> Tensor:
         """(Q,) metres from world points (Q, 3) to the nearest static surface, negative inside of one."""
-        return self.scene.distance(points.to(self.device)).cpu()
+        return self.scene.distance(points)
 
     def start(self, attempt: int = 0) -> Tensor:
         """(4, 4) c2w of a view from inside the main room, at eye height, with free space in front of it."""
@@ -64,9 +55,8 @@ class Room:
 
     def _depth_ahead(self, pose: Tensor) -> Tensor:
         lens = torch.tensor([TILE * 0.9, TILE * 0.9, TILE / 2, TILE / 2])
-        cameras = Cameras(pose, lens, (TILE, TILE)).to(self.device)
-        rays = tile_rays(cameras)[..., :1, :].flatten(0, 2)
-        return trace(self.scene.at(0.0), cameras.centers, rays)[0].cpu()
+        rays = tile_rays(Cameras(pose, lens, (TILE, TILE)))[..., :1, :]
+        return trace(self.scene.at(0.0), pose[:3, 3], rays)[0]
 
     def walk(self, num_frames: int, path: str | None = None, size: tuple[int, int] = (128, 128)) -> Cameras:
         """Cameras along a path that keeps clear of walls and furniture.
@@ -98,38 +88,32 @@ class Room:
         return int(near[0]) if len(near) else None
 
     @torch.no_grad()
-    def render(self, cameras: Cameras, times: Tensor | None = None, chunk: int = 2) -> Clip:
+    def render(self, cameras: Cameras, times: Tensor | None = None) -> Clip:
         """Render T cameras of any size. A pixel's colour is the mean of five samples; depth and masks are its centre's.
 
         Args:
             times: (T,) in frames, for the moving bodies; by default 0, 1, 2, ...
-            chunk: frames rendered at once, where nothing moves.
         """
         times = torch.arange(len(cameras)) if times is None else torch.as_tensor(times)
-        chunk = 1 if self.scene.moving.any() else chunk
-        starts = range(0, len(cameras), chunk)
-        parts = [self._render(cameras[i : i + chunk], float(times[i])) for i in starts]
+        parts = [self._render(cameras[i], float(times[i])) for i in range(len(cameras))]
         frames, depth, moving, sky = (torch.cat(x) for x in zip(*parts))
         return Clip(frames, depth, cameras, moving, sky)
 
-    def _render(self, cameras: Cameras, time: float) -> tuple[Tensor, ...]:
-        cameras, scene = cameras.to(self.device), self.scene.at(time)
-        rays = tile_rays(cameras)
-        n, rows, columns = rays.shape[:3]
-        tiles = rays.flatten(0, 2)  # (K, TILE, TILE, S, 3)
-        origins = cameras.centers.repeat_interleave(rows * columns, 0)
-        depth, index = trace(scene, origins, tiles)
-        directions = tiles.flatten(1, 3)
-        points = (origins[:, None] + depth.nan_to_num(posinf=0.0)[..., None] * directions).flatten(0, 1)
-        colour = shade(scene, self.textures, self.light, points, directions.flatten(0, 1), index.flatten())
+    def _render(self, camera: Cameras, time: float) -> tuple[Tensor, ...]:
+        """Colour, depth, moving and sky of one camera at a time in frames."""
+        scene, tiles, origin = self.scene.at(time), tile_rays(camera), camera.centers[0]
+        depth, index = trace(scene, origin, tiles)
+        directions = tiles.flatten(0, 3)
+        points = origin + depth.nan_to_num(posinf=0.0).view(-1, 1) * directions
+        colour = shade(scene, self.textures, self.light, points, directions, index.flatten())
         colour = colour.view(-1, TILE * TILE, len(SAMPLES), 3).mean(2)
         depth, index = (x.view(-1, TILE * TILE, len(SAMPLES))[..., 0] for x in (depth, index))
         sky = (scene.texture[index] < 0) | ~torch.isfinite(depth)
 
         def picture(x: Tensor) -> Tensor:
-            x = x.view(n, rows, columns, TILE, TILE, -1).permute(0, 1, 3, 2, 4, 5)
-            x = x.reshape(n, rows * TILE, columns * TILE, -1)
-            return x[:, : cameras.size[0], : cameras.size[1]].cpu()
+            (height, width), (rows, columns) = camera.size, tiles_of(camera.size)
+            x = x.view(rows, columns, TILE, TILE, -1).transpose(1, 2).reshape(1, rows * TILE, columns * TILE, -1)
+            return x[:, :height, :width]
 
         frames = (picture(colour) * 255).round().to(torch.uint8)
         depth = torch.where(sky, 0.0, depth)

@@ -6,8 +6,6 @@ purpose: a latent cell is 8 pixels wide, and no memory can keep what aliases in 
 draws is part of a room's seed: another order is another room.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

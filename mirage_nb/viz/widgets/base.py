@@ -1,7 +1,5 @@
 """What all widgets share: a still picture for pages that run no kernel, and a line of words."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from html import escape

@@ -1,8 +1,5 @@
 """Sliders that change a picture."""
 
-from __future__ import annotations
-
-import asyncio
 from collections.abc import Callable
 
 import ipywidgets
@@ -12,13 +9,9 @@ from PIL import Image
 from mirage_nb.viz.base import png
 from mirage_nb.viz.widgets.base import Status, WithPicture
 
-GATHER = 0.015  # seconds in which the events of a dragged slider are gathered into one
-
 
 class Live(WithPicture):
-    """A picture that changes while sliders move. Put it last in a cell, or `display` it.
-
-    Where no kernel runs, the picture of the sliders' first values is shown instead.
+    """A picture that changes while sliders move; see `WithPicture`.
 
     Args:
         draw: called as `draw(name=value, ...)`; returns a PIL image or a matplotlib figure.
@@ -34,33 +27,22 @@ class Live(WithPicture):
 
     def __init__(self, draw: Callable[..., Image.Image | Figure], **sliders) -> None:
         self.controls = {name: _control(name, spec) for name, spec in sliders.items()}
-        self._draw, self._waiting = draw, False
+        self._draw = draw
         self.image = self.named(ipywidgets.Image(format="png", layout={"max_width": "100%"}), "picture")
         self.status = Status()
         rows = [self.named(control, name.replace("_", "-")) for name, control in self.controls.items()]
         super().__init__([*rows, self.image, self.status])
         self._first = self._refresh()  # a mistake in `draw` shows in the cell, not in the widget
+        # The browser sends the next value of a dragged slider once the picture of the last one is drawn.
         for control in rows:
-            control.observe(self._refresh_soon, "value")
+            control.observe(lambda change: self.status.attempt(self._refresh), "value")
 
     def _refresh(self) -> Image.Image | Figure:
         """Draw with the present values."""
-        self._waiting = False
         picture = self._draw(**{name: control.value for name, control in self.controls.items()})
         self.image.value = png(picture, fast=True)
         self.status.say("")
         return picture
-
-    def _refresh_soon(self, change) -> None:
-        """Draw once for all events of a short while: a dragged slider sends them faster than pictures are drawn."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a script or a test has no event loop
-            self.status.attempt(self._refresh)
-            return
-        if not self._waiting:
-            self._waiting = True
-            loop.call_later(GATHER, self.status.attempt, self._refresh)
 
     def picture(self) -> Image.Image | Figure:
         """The picture of the values it began with."""

@@ -1,7 +1,5 @@
 """A camera path put together by hand: moves one after the other, and key cameras that can be moved on a plan."""
 
-from __future__ import annotations
-
 import math
 
 import ipywidgets
@@ -97,13 +95,9 @@ class PathEditor(WithPicture):
         self.path = torch.cat([self.path[: near[0]], through(keys, near), self.path[near[-1] + 1 :]])
         self._refresh(index)
 
-    def blocked(self) -> int | None:
-        """The first frame that comes too near to a wall or a thing of the room, or None."""
-        return self.room.blocked(self.path)
-
     def picture(self) -> Image.Image:
         """The path from above: the memory's tokens, where no camera may stand, key cameras, and where it hits."""
-        path, hit = self.cameras(), self.blocked()
+        path, hit = self.cameras(), self.room.blocked(self.path)
         x, z = torch.arange(-0.1, self.room.width + 0.2, 0.06), torch.arange(-0.1, self.room.depth + 0.2, 0.06)
         grid = torch.cartesian_prod(x, path.centers[0, 1:2], z)  # at the height of the start
         points = grid[self.room.clearance(grid) < CLEARANCE]
@@ -134,7 +128,7 @@ class PathEditor(WithPicture):
             for name, value in zip(FIELDS, (key[0, 3], key[2, 3], yaw_of(key))):
                 w[name].value = round(float(value), 2)
         self._filling = False
-        self.image.value, hit = png(self.picture(), fast=True), self.blocked()
+        self.image.value, hit = png(self.picture(), fast=True), self.room.blocked(self.path)
         words = "nothing in the way" if hit is None else f"from frame {hit} on too near to a wall or a thing"
         self.status.say(f"{len(self.path)} frames, {words}", warning=hit is not None)
 

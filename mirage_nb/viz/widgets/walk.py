@@ -1,11 +1,8 @@
 """Walk through a room while it is generated: every press of a key is a segment of the paper's stage 5."""
 
-from __future__ import annotations
-
 import copy
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
 
 import anywidget
 import ipywidgets
@@ -17,9 +14,7 @@ from torch import Tensor
 from mirage_nb import checks
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.depth_alignment import Fit
 from mirage_nb.generation import check_inputs, prepare_memory
-from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.paths import camera_path
 from mirage_nb.stitching import Resume, rollout
 from mirage_nb.viz.base import png
@@ -41,54 +36,10 @@ KEYS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 SPEEDS = {"metres_per_frame": 0.05, "degrees_per_frame": 2.0}
 
 
-class State(NamedTuple):
-    """Everything that a press changes."""
-
-    frames: Tensor  # (T, H, W, 3) uint8
-    cameras: Cameras  # T
-    memory: LatentGrid
-    latents: Tensor | None = None  # (1, C, n, h, w) of all latent frames, None before the first press
-    depth: Tensor | None = None  # (1, n, H, W) of these
-    fits: Sequence[Fit | None] = (None,)  # the last one
-    presses: tuple[str, ...] = ()
-
-
 class KeyboardPicture(anywidget.AnyWidget):
     """A picture (PNG or WebP bytes) that takes the keys in `listens` and tells the last one in `pressed`."""
 
-    _esm = """
-function render({ model, el }) {
-  // The attribute data-lm-suppress-shortcuts keeps JupyterLab from using the arrow keys itself.
-  el.innerHTML = `<div class="mirage-walk-keys" tabindex="0" role="application" data-lm-suppress-shortcuts="true"
-    aria-label="The room: click, then walk with the arrow keys"><img class="mirage-walk-picture"></div>`;
-  const box = el.firstChild, image = box.firstChild;
-  function draw() {
-    URL.revokeObjectURL(image.src);
-    image.src = URL.createObjectURL(new Blob([model.get("picture")]));
-    image.dataset.frames = model.get("frames");
-  }
-  model.on("change:picture", draw);
-  draw();
-  box.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    if (!model.get("listens").includes(key)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    // A trait and not a message: a held key is then sent once the press before it is done.
-    model.set("pressed", [key, model.get("pressed")[1] + 1]);
-    model.save_changes();
-  });
-  box.addEventListener("click", () => box.focus());
-  return () => { model.off("change:picture", draw); URL.revokeObjectURL(image.src); };
-}
-export default { render };
-"""
-    _css = """
-.mirage-walk-keys { display: inline-block; line-height: 0; border: 3px solid transparent; cursor: pointer; }
-.mirage-walk-keys:focus { outline: none; border-color: #0072b2; }
-.mirage-walk-picture { width: 384px; max-width: 100%; }
-"""
+    _esm, _css = (Path(__file__).with_suffix(suffix) for suffix in (".js", ".css"))
     picture = traitlets.Bytes().tag(sync=True)
     frames = traitlets.Int(0).tag(sync=True)
     listens = traitlets.List().tag(sync=True)
@@ -123,18 +74,20 @@ class Walk(WithPicture):
             first = Cameras(scene.start(), default_intrinsics(size), size)
             scene, c2w = scene.render(first, times=torch.zeros(1)).frames[0], first.c2w
         image, cameras, *_ = check_inputs(self.model, scene, c2w)
-        self._past: list[State] = []
+        self.frames, self.cameras, self.memory = image[None], cameras, prepare_memory(self.model, "latent")
+        self.presses: tuple[str, ...] = ()
+        self._resume: Resume | None = None
         names = {name: key for key, (_, _, codes) in KEYS.items() for name in codes}
         self.view = KeyboardPicture(listens=list(names))
         self.view.observe(lambda change: self._event(names.get(change["new"][0], "")), "pressed")
         self.map = ipywidgets.Image(format="png", layout={"object_fit": "contain", "align_self": "center"})
         self.status, self.buttons = self.named(Status(), "status"), {}
-        for key, words in [*((key, words) for key, (_, words, _) in KEYS.items()), ("undo", "undo")]:
+        for key, (_, words, _) in KEYS.items():
             self.buttons[key] = self.named(ipywidgets.Button(description=words, layout={"width": "110px"}), key)
             self.buttons[key].on_click(lambda _, key=key: self._event(key))
         rows = [self.view, self.map], list(self.buttons.values())
         super().__init__([*(ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), self.status])
-        self._show(State(image[None], cameras, prepare_memory(self.model, "latent")), image[None])
+        self._show(image[None])
         self.status.say("Click the picture, then walk with the arrow keys; a and d step to the side.")
 
     def press(self, key: str) -> Tensor | None:
@@ -144,39 +97,29 @@ class Walk(WithPicture):
             The new frames (n, H, W, 3) uint8; None where a wall is in the way (nothing changes then).
         """
         checks.one_of("key", key, KEYS)
-        state, count = self.state, self.model.new_frames
-        way = camera_path(KEYS[key][0], count + 1, state.cameras.c2w[-1], **SPEEDS)[1:]
+        count, resume = self.model.new_frames, self._resume
+        way = camera_path(KEYS[key][0], count + 1, self.cameras.c2w[-1], **SPEEDS)[1:]
         if self.room is not None and self.room.blocked(way) is not None:
             self.status.say("A wall or a thing is in the way: turn first.", warning=True)
             return None
-        cameras = Cameras(torch.cat([state.cameras.c2w, way]), state.cameras.intrinsics[0], state.cameras.size)
-        memory = copy.deepcopy(state.memory)
-        resume = Resume(len(state.presses), state.latents, state.depth, state.fits) if state.presses else None
-        last = state.frames[None, -1]
+        cameras = Cameras(torch.cat([self.cameras.c2w, way]), self.cameras.intrinsics[0], self.cameras.size)
+        memory, last = copy.deepcopy(self.memory), self.frames[None, -1]
         result = next(rollout(self.model, [memory], last, [cameras], seeds=[self.seed], resume=resume))
         new, latents, depth = result.frames[0, -count:], result.latents.cpu(), result.depth.cpu()
-        if state.presses:
-            latents, depth = torch.cat([state.latents, latents], 2), torch.cat([state.depth, depth], 1)
-        self._past.append(state)
-        frames = torch.cat([state.frames, new])
-        self._show(State(frames, cameras, memory, latents, depth, [result.fits[0][-1]], (*state.presses, key)), new)
+        if resume is not None:
+            latents, depth = torch.cat([resume.latents, latents], 2), torch.cat([resume.depth, depth], 1)
+        self.frames, self.cameras, self.memory = torch.cat([self.frames, new]), cameras, memory
+        self.presses = (*self.presses, key)
+        self._resume = Resume(len(self.presses), latents, depth, [result.fits[0][-1]])
+        self._show(new)
         return new
-
-    def undo(self) -> bool:
-        """Take the last press back: frames, cameras and memory are as they were before it. False if there is none."""
-        if not self._past:
-            self.status.say("There is nothing to undo.", warning=True)
-            return False
-        state = self._past.pop()
-        self._show(state, state.frames[-1:])
-        return True
 
     def plan(self) -> Image.Image:
         """The memory and the way so far from above."""
         shades = torch.zeros(0, 3, dtype=torch.uint8)
-        if self.presses:
+        if self._resume is not None:
             every = self.model.latent_step
-            colours = latent_colours(self.state.latents[0].transpose(0, 1), self.frames[::every])
+            colours = latent_colours(self._resume.latents[0].transpose(0, 1), self.frames[::every])
             shades = token_colours(self.memory.tokens, colours)
         return plan_view(self.memory.positions, shades, None, 250, self.cameras, len(self.cameras) - 1)
 
@@ -186,11 +129,10 @@ class Walk(WithPicture):
         return board({words: contact_sheet({"walk": self.frames}, 6, tile=112), "from above": self.plan()})
 
     def _event(self, key: str) -> None:
-        self.status.attempt(lambda: self.undo() if key == "undo" else self.press(key))
+        self.status.attempt(lambda: self.press(key))
 
-    def _show(self, state: State, new: Tensor) -> None:
-        """Make this the present state, and play its new frames (n, H, W, 3), 90 ms each, once."""
-        self.state, self.frames, self.cameras, self.memory, *_, self.presses = state, *state
+    def _show(self, new: Tensor) -> None:
+        """Show the present state, and play its new frames (n, H, W, 3), 90 ms each, once."""
         first, *others = (Image.fromarray(frame) for frame in new.numpy())
         movie = {"save_all": True, "append_images": others, "duration": 90, "loop": 1} if others else {}
         first.save(buffer := io.BytesIO(), "webp", quality=90, method=0, **movie)

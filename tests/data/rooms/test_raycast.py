@@ -56,7 +56,7 @@ def test_culling_by_tiles_loses_nothing(monkeypatch):
         cameras = look(room)
         culled = room.render(cameras)
         with monkeypatch.context() as patch:
-            everything = lambda scene, origins, rays: torch.ones(len(origins), len(scene.kind), dtype=torch.bool)  # noqa: E731
+            everything = lambda scene, origin, rays: torch.ones(len(rays), len(scene.kind), dtype=torch.bool)  # noqa: E731
             patch.setattr(raycast, "_in_frustum", everything)
             whole = room.render(cameras)
         assert torch.equal(culled.frames, whole.frames) and torch.equal(culled.depth, whole.depth)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 
 import ipywidgets
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mirage_nb.viz.widgets.live import live
@@ -27,24 +25,6 @@ def test_live_draws_what_the_sliders_say_and_shows_the_first_picture_elsewhere()
     still = Image.open(io.BytesIO(base64.b64decode(widget._repr_mimebundle_()["image/png"])))
     assert still.getpixel((3, 3)) == (50, 255, 0)
     assert {"mirage-live"} <= set(widget._dom_classes) and "mirage-live-shade" in widget.controls["shade"]._dom_classes
-
-
-def test_live_drops_stale_events_but_never_the_last():
-    seen = []
-
-    def draw(x):
-        seen.append(x)
-        return Figure(figsize=(1, 1))
-
-    widget = live(draw, x=(0.0, 10.0, 1.0, 0.5))
-
-    async def drag():
-        for value in range(2, 10):
-            widget.controls["x"].value = float(value)
-        await asyncio.sleep(0.1)
-
-    asyncio.run(drag())
-    assert seen == [1.0, 9.0]
 
 
 def test_live_tells_of_an_error_and_goes_on():

@@ -68,12 +68,12 @@ def test_the_editor_warns_of_walls_at_the_right_frame():
     room = Room(900001)
     editor = PathEditor(room)
     editor.append("push_in", 60, 8.0)
-    hit = editor.blocked()
+    hit = room.blocked(editor.path)
     near = room.clearance(editor.cameras().centers) < CLEARANCE
     assert hit is not None and near[hit] and not near[:hit].any()
     assert f"frame {hit}" in editor.status.words
     editor.remove()
-    assert editor.blocked() is None and "nothing in the way" in editor.status.words
+    assert room.blocked(editor.path) is None and "nothing in the way" in editor.status.words
 
 
 def test_a_path_is_shown_in_a_memory():
