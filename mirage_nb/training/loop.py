@@ -1,4 +1,4 @@
-"""One training loop for every recipe: Adam, bf16 autocast, averaged weights, resumable checkpoints.
+"""One training loop for every recipe: accelerate around Adam, bf16 autocast, averaged weights, resumable checkpoints.
 
 Every batch and all noise come from a generator that is seeded by the step. So a run that was killed and resumed sees
 the same batches as an uninterrupted one.
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -42,12 +43,12 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    model.to(accelerator.device)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     average = EMAModel(trained.values(), decay=ema, foreach=True)
     optimizer = torch.optim.Adam(trained.values(), lr=lr, betas=(0.9, 0.98), fused=True)
-    # All that a checkpoint holds, by name: `torch.save` would pickle it. Adam's state is made here, to be filled.
+    # All that a checkpoint holds, by name: accelerate's own would be pickled. Adam's state is made here, to be filled.
     tensors, first = {}, 0
     for (name, p), shadow in zip(trained.items(), average.shadow_params):
         moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
@@ -65,13 +66,13 @@ def fit(
     saved = time.monotonic()
     for step in tqdm(range(first, steps), initial=first, total=steps, desc=folder.name, disable=None):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        with torch.autocast(device.type, torch.bfloat16):
+        with accelerator.autocast():
             loss, figures = batch_loss(model, generator)
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {step}; the last checkpoint in {folder} is good")
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
