@@ -28,7 +28,7 @@ class GuidanceOptions:
 
     Attributes:
         max_offset: how far from its cell's centre a token may land, in cells, the larger one of x and y. A direct hit
-            is within 0.5; what splats from a neighbouring cell is farther. The default shows all direct hits.
+            is within 0.5, and the default shows all of these; what splats from a neighbouring cell is farther.
         until: the noise level down to which the memory is shown, 1 = noise alone, 0 = to the end (the default). Below
             it the model is free.
         fade: False shows the memory at full strength until then; True lets the strength fall, from 1 at noise level 1
@@ -36,7 +36,7 @@ class GuidanceOptions:
         strength: 1 sets the cells to the remembered tokens; less mixes them with what the model made.
     """
 
-    max_offset: float = 0.6
+    max_offset: float = 0.5
     until: float = 0.0
     fade: bool = False
     strength: float = 1.0
