@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_wan import official_branch, official_lora, write_depth, write_wan
 from typer.testing import CliRunner
 
@@ -77,6 +78,17 @@ def test_a_photo_walks_with_a_wan_folder(folder, tmp_path):
     assert exported.intrinsics[0, 0].item() == pytest.approx(film * 96 / width, rel=1e-4), (
         "the photo's lens, cropped and resized"
     )
+
+
+def test_a_walk_without_a_branch_returns_to_its_first_frame(folder, tmp_path):
+    """Random weights make noise, but the memory is shown to them: what was seen first is seen again in the end."""
+    code, text = generate(folder, tmp_path, "--frames", 65, "--path", "there_and_back:pan_left")
+    assert code == 0, text
+    first, last = (load_file(tmp_path / "run" / f"segment-00{i}.safetensors") for i in (0, 1))
+    seen = last["visibility"][-1]
+    assert seen.float().mean() > 0.5
+    torch.testing.assert_close(last["latents"][:, -1][:, seen], first["latents"][:, 0][:, seen], atol=0.02, rtol=0.01)
+    assert json.loads((tmp_path / "report.json").read_text())["conditioning"] == "guidance"
 
 
 def test_a_trained_branch_changes_the_walk(folder, tmp_path):
