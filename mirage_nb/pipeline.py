@@ -97,31 +97,19 @@ class MiragePipeline(DiffusionPipeline):
         """Walk through the scene of an image.
 
         Args:
-            image: the first frame: a path, a PIL image, or (H, W, 3) uint8. Its size is the video's.
+            image, c2w, intrinsics, depth, moving, memory, generator, output_type, output_dir: see `generate`.
             prompt, negative_prompt: for a model with text; the negative one only counts with guidance.
-            c2w: (T, 4, 4) camera-to-world matrices (OpenCV axes, metres), one a frame, the image's first. T is
-                temporal stride * k + 1. `camera_path` and `paths.actions_to_c2w` make some.
-            intrinsics: fx, fy, cx, cy in pixels of the image, (4,) or (T, 4); by default 64 degrees across.
-            depth: z-depth in metres, (H, W) of the image or (T, H, W) of all frames, 0 = unknown; by default estimated.
-            moving: (T, H, W) bool, what must not be written; by default it is found, see `rollout`.
-            memory: a name ("latent", "append", "rgb", "rgb_capped", "none", see `make_memory`), or a memory, which
-                grows in place. To resume a run that began with one, pass it as it was then; the output holds another.
             num_inference_steps: denoising steps a segment: 2 suffice for what the bundled model remembers, 4 or 8
                 sharpen what it invents; 20 are the paper's for Wan.
             guidance_scale: of classifier-free guidance; 1, the paper's default, is none. More costs twice the time.
             conditioning: how the generator gets the memory: "branch" (the paper's, trained), "guidance" (it is shown
                 the memory while it samples, see `guidance`) or "both". By default the branch where the transformer has
                 a trained one, otherwise guidance.
-            generator: a `torch.Generator` or a seed makes the noise repeatable. The report holds the seed.
             callback_on_step_end: called as `callback(pipe, step, timestep, {"latents": ...})`, as everywhere in
                 diffusers; steps count through all segments. What it returns may replace the latents.
             callback_on_step_end_tensor_inputs: names of the tensors that the callback gets; `latents` is the only one.
-            output_type: "pil", "np", "pt" or "uint8", see `MirageOutput`.
-            output_dir: where each whole segment and the memory are stored. The same call resumes from there.
 
-        Raises:
-            FileNotFoundError, ValueError: an argument does not fit, in one line that names it, before any heavy work.
-            OSError: the disk is full; what was stored stays.
+        Raises: what `generate` raises.
         """
         for name in callback_on_step_end_tensor_inputs:
             checks.one_of("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)

@@ -114,12 +114,6 @@ class LatentGrid:
         return voxel_level(self.footprints, self.voxel_size).to(torch.int8)
 
     @property
-    def bounds(self) -> Tensor | None:
-        """(2, 3) lowest and highest coordinates in metres; None while the memory is empty."""
-        positions = self._columns["positions"].all()
-        return torch.stack([positions.amin(0), positions.amax(0)]) if len(self) else None
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the tokens with their geometry and times."""
         return sum(self._columns[name].all().nbytes for name in COLUMNS)
