@@ -1,1 +1,1 @@
-"""What the memory costs, measured: the readout, and the race against an RGB point cloud."""
+"""What the memory costs, measured: the race against an RGB point cloud."""

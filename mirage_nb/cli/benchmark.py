@@ -13,21 +13,6 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 
 
 @app.command()
-def readout(out: Out) -> None:
-    """Time the readout against gathering, sorting and scattering all tokens."""
-    from mirage_nb.benchmarks.readout import measure_readout
-
-    with one_line():
-        report = measure_readout(track=tqdm)
-        rows = [["scene", "tokens", "gather, sort, scatter", "the memory, the same", "with splats"]]
-        for row in report["readout"]:
-            times = (f"{row[key]:.0f} ms" for key in ("plain_ms", "points_ms", "splats_ms"))
-            rows.append([row["scene"], f"{row['tokens']:,}", *times])
-        print_table(rows)
-        save_report(out / "readout.json", report)
-
-
-@app.command()
 def race(
     out: Out,
     scale: Annotated[Literal["tiny", "paper"], typer.Option(help="The bundled model, or Wan2.2's VAE.")] = "tiny",

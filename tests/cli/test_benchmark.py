@@ -7,7 +7,6 @@ import json
 from micro import build_micro
 from typer.testing import CliRunner
 
-from mirage_nb.benchmarks import readout
 from mirage_nb.cli import app
 from mirage_nb.pipeline import MiragePipeline
 
@@ -26,11 +25,3 @@ def test_race(tmp_path):
     assert report["settings"]["runs"] == 1 and report["machine"]["device"] == "cpu" and "command" in report
     code, text = run("race", "--runs", 0, "--out", tmp_path)
     assert code == 2 and "runs" in text
-
-
-def test_readout(tmp_path, monkeypatch):
-    rows = [{"scene": "room", "tokens": 7, "plain_ms": 3.0, "points_ms": 2.0, "splats_ms": 1.0}]
-    monkeypatch.setattr(readout, "measure_readout", lambda track: {"readout": rows})
-    code, text = run("readout", "--out", tmp_path)
-    assert code == 0, text
-    assert json.loads((tmp_path / "readout.json").read_text())["readout"] == rows
