@@ -32,6 +32,7 @@ _MODULE_OF = {
     "GuidanceOptions": "guidance",
     "DiffusersModel": "models.diffusers_model",
     "generate": "generation",
+    "TransformersDepth": "models.photo_depth",
     "MiragePipeline": "pipeline",
     "MirageOutput": "generation",
     "Room": "data.rooms.room",

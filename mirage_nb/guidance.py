@@ -123,7 +123,8 @@ class MemoryGuidance:
         options: those of `GuidanceOptions`: max_offset, until, fade, strength.
 
     Attributes:
-        latents: (B, C, t, h, w) after the last step so far, unpacked: what `LatentGrid.write_video` takes.
+        latents: (B, C, t, h, w) after the last step so far, unpacked: what `LatentGrid.write_video` takes. Some
+            pipelines put the given image's latent in only later, so write the image by itself, and these from 1 on.
 
     Raises:
         ValueError: an option is out of range; later, in the pipeline's first step, the memory and the cameras do not

@@ -144,11 +144,30 @@ def test_a_walk_of_diffusers_resumes(tmp_path):
     assert torch.equal(generate(model, image, output_dir=tmp_path / "run", **walk).frames, whole.frames)
 
 
+def test_text_to_video_is_guided_from_its_first_frame_on(tmp_path):
+    from diffusers import WanPipeline
+
+    image_pipe, kwargs = build("wan22", tmp_path)
+    parts = {
+        name: image_pipe.components[name] for name in ("vae", "transformer", "scheduler", "tokenizer", "text_encoder")
+    }
+    pipe, size = WanPipeline(**parts), (kwargs["height"], kwargs["width"])
+    cameras = Cameras(torch.eye(4).repeat(13, 1, 1), default_intrinsics(size), size)
+    memory = LatentGrid()
+    tokens = torch.randn(1, 6, 8, 10, generator=torch.Generator().manual_seed(1))
+    memory.write(tokens, torch.full((1, *size), 2.0), cameras[[0]])
+    guidance = MemoryGuidance(memory, cameras, first_frame=True)
+    pipe(num_frames=13, **kwargs, callback_on_step_end=guidance, callback_on_step_end_tensor_inputs=["latents"])
+    torch.testing.assert_close(guidance.latents[0], tokens.transpose(0, 1).expand(-1, 4, -1, -1))
+    with pytest.raises(ValueError, match="pipe: WanPipeline takes no image"):
+        DiffusersModel(pipe, num_frames=13)
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_pipeline_that_is_not_known_is_refused(name, tmp_path):
     pipe, _ = build(name, tmp_path)
     with pytest.raises(
-        ValueError, match="pipe: expected a video pipeline of Wan, .* Cosmos2VideoToWorldPipeline is not"
+        ValueError, match="pipe: Cosmos2VideoToWorldPipeline is not known; expected one of WanPipeline, "
     ):
         LatentFormat.of(pipe)
 

@@ -24,7 +24,7 @@ class DiffusersModel:
     """An image-to-video pipeline with a memory: each segment is one call, which is shown the memory by guidance.
 
     Args:
-        pipe: such as `WanImageToVideoPipeline`; see `LatentFormat` for the families that are known.
+        pipe: such as `WanImageToVideoPipeline`; see `latent_format.LAYOUTS` for those that are known.
         depth_estimator: see `DepthEstimator`; `TransformersDepth.from_transformers(...)` for photos. Without one, depth
             must be given for every frame.
         mask_estimator: names what moves and the sky, see `VideoModel`.
@@ -33,8 +33,7 @@ class DiffusersModel:
         options: of the pipeline's call: prompt, num_inference_steps, guidance_scale, ...
 
     Raises:
-        ValueError: the pipeline's family is not known, num_frames does not fit, or an option is one that this class
-            sets itself.
+        ValueError: the pipeline is not known, num_frames does not fit, or an option is one that this class sets itself.
     """
 
     SET_HERE = (
@@ -49,13 +48,17 @@ class DiffusersModel:
         self.pipe, self.form, self.guidance, self.options = pipe, LatentFormat.of(pipe), guidance, options
         self.depth_estimator, self.mask_estimator = depth_estimator, mask_estimator
         self.stride, self.latent_step, self.channels = self.form.stride, self.form.latent_step, self.form.channels
-        self.size_multiple, self.new_frames = self.stride, num_frames - 1
+        self.size_multiple, self.new_frames = self.form.size_multiple, num_frames - 1
         arguments = inspect.signature(pipe.__call__).parameters
         if "callback_on_step_end" not in arguments or "image" not in arguments:
             raise ValueError(f"pipe: {type(pipe).__name__} takes no image or no callback_on_step_end")
         self._length = "num_frames" if "num_frames" in arguments else "frames"
-        if self.new_frames < self.latent_step or self.new_frames % self.latent_step:
-            raise ValueError(f"num_frames: expected {self.latent_step} * k + 1, k of at least 1, got {num_frames}")
+        if "use_resolution_binning" in arguments:  # Sana would choose a size of its own
+            self.options = {"use_resolution_binning": False} | options
+        # CogVideoX decodes latent frames in pairs after the first one: it makes other counts than it is asked for.
+        multiple = self.latent_step * (2 if self.form.layout == "btchw" and self.latent_step > 1 else 1)
+        if self.new_frames < multiple or self.new_frames % multiple:
+            raise ValueError(f"num_frames: expected {multiple} * k + 1, k of at least 1, got {num_frames}")
         for name in options:
             if name in self.SET_HERE:
                 raise ValueError(f"{name}: it is set for each segment, so it can't be an option")

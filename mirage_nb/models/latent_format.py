@@ -1,7 +1,7 @@
 """How the video pipelines of diffusers lay out, scale and pack their latents: what a memory must know of them.
 
 A memory holds a generator's own latents: what its denoiser works on, scaled as it wants them. The table `LAYOUTS` says
-how each family of pipelines stores them; strides and statistics come from the pipeline and its VAE.
+how each pipeline stores them; strides and statistics come from the pipeline and its VAE.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# By the beginning of the pipeline's class: "bcthw", "btchw", or "packed" (a row of patches, by its own _pack_latents).
+# By class: "bcthw", "btchw", or "packed" (a row of patches, by the pipeline's own _pack_latents). All are tested.
 LAYOUTS = {
-    "Wan": "bcthw", "SkyReelsV2": "bcthw", "HunyuanVideo": "bcthw", "Sana": "bcthw",
-    "CogVideoX": "btchw", "StableVideoDiffusion": "btchw",
-    "LTX": "packed",
-}  # fmt: skip
+    "WanPipeline": "bcthw",
+    "WanImageToVideoPipeline": "bcthw",
+    "SkyReelsV2ImageToVideoPipeline": "bcthw",
+    "HunyuanVideoImageToVideoPipeline": "bcthw",
+    "SanaImageToVideoPipeline": "bcthw",
+    "CogVideoXImageToVideoPipeline": "btchw",
+    "StableVideoDiffusionPipeline": "btchw",
+    "LTXImageToVideoPipeline": "packed",
+    "LTX2ImageToVideoPipeline": "packed",
+}
 TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio")  # names that pipelines give their strides
 SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
 
@@ -42,15 +48,20 @@ class LatentFormat:
         """The form of a pipeline's latents.
 
         Raises:
-            ValueError: the pipeline is of a family that is not known, or does not make videos of latents.
+            ValueError: it is not known how this pipeline lays out its latents.
         """
-        name = type(pipe).__name__
-        layout = next((layout for family, layout in LAYOUTS.items() if name.startswith(family)), None)
-        spatial = next((getattr(pipe, key) for key in SPATIAL if hasattr(pipe, key)), None)
-        if layout is None or spatial is None:
-            raise ValueError(f"pipe: expected a video pipeline of {', '.join(LAYOUTS)}; {name} is not known")
+        layout = next((LAYOUTS[kind.__name__] for kind in type(pipe).__mro__ if kind.__name__ in LAYOUTS), None)
+        if layout is None:
+            raise ValueError(f"pipe: {type(pipe).__name__} is not known; expected one of {', '.join(LAYOUTS)}")
+        spatial = next(getattr(pipe, key) for key in SPATIAL if hasattr(pipe, key))
         temporal = next((getattr(pipe, key) for key in TEMPORAL if hasattr(pipe, key)), 1)
         return LatentFormat(pipe, layout, int(spatial), int(temporal))
+
+    @property
+    def size_multiple(self) -> int:
+        """What a video's height and width must be a multiple of, in pixels: a patch of the denoiser."""
+        patch = getattr(getattr(self.pipe, "transformer", None), "config", {}).get("patch_size") or 1
+        return self.stride * (patch if isinstance(patch, int) else patch[-1])
 
     @property
     def channels(self) -> int:
