@@ -1,0 +1,160 @@
+"""A pipeline's folder, looked through before anything is loaded: its index, its configurations, its weights' headers.
+
+diffusers reads a configuration's keys as they are. The schemas below say what they may be; a strange value would end
+deep in a network, take all memory, or place the pictures wrongly.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+
+from mirage_nb.files import Schema, read_json
+
+LIBRARY = re.compile(r"(diffusers|transformers|mirage_nb(\.\w+)*)")  # what an index may load classes from
+QUANTISERS = {"quanto": "optimum", "gptq": "gptqmodel"}  # by the method's name, where the library has another
+
+Size = Annotated[int, Field(ge=1, le=2**17)]
+Few = Annotated[int, Field(ge=1, le=256)]
+Positive = Annotated[float, Field(gt=0, le=1e4)]
+
+
+class Index(Schema):
+    """model_index.json: the pipeline's class, and a library and a class for each part."""
+
+    model_config = ConfigDict(extra="allow")
+    class_name: str = Field(alias="_class_name")
+
+    @property
+    def parts(self) -> dict[str, list]:
+        """Library and class by the part's name, without parts that are left out."""
+        lists = {name: entry for name, entry in self.model_extra.items() if isinstance(entry, list)}
+        return {name: entry for name, entry in lists.items() if entry[:1] != [None]}
+
+
+class Quantised(Schema):
+    quant_method: str = Field("bitsandbytes", pattern=r"^[\w-]+$")
+
+
+class Config(Schema):
+    """config.json of any part."""
+
+    quantization_config: Quantised | None = None
+
+
+class Transformer(Config):
+    """Of Wan's transformer, and of the one with a memory branch; the defaults are those of their classes."""
+
+    patch_size: list[Few] = Field([1, 2, 2], min_length=3, max_length=3)
+    num_attention_heads: Few = 24
+    attention_head_dim: Size = 128
+    in_channels: Size = 48
+    out_channels: Size = 48
+    text_dim: Size | None = 4096
+    freq_dim: Size = 256
+    ffn_dim: Size = 14336
+    num_layers: Few = 30
+    eps: Positive = 1e-6
+    rope_max_seq_len: Size = 1024
+    vace_layers: list[Annotated[int, Field(ge=0, lt=256)]] = [0]
+    vace_in_channels: Size = 96
+    memory_layout: Literal["mirage", "wan"] = "wan"
+    prior_width: int = Field(0, ge=0, le=2**13)
+    segment_latent_frames: int = Field(9, ge=2, le=1024)
+
+
+class Vae(Config):
+    """Of `AutoencoderKLWan`, whose strides are written down twice: by themselves, and by the layers that make them."""
+
+    base_dim: Size = 96
+    z_dim: Size = 16
+    dim_mult: list[Few] = Field([1, 2, 4, 4], min_length=1, max_length=8)
+    temperal_downsample: list[bool] = Field([False, True, True], max_length=8)
+    patch_size: Few | None = None
+    scale_factor_temporal: Few = 4
+    scale_factor_spatial: Few = 8
+    latents_mean: list[float] = [0.0] * 16
+    latents_std: list[Positive] = [1.0] * 16
+
+    def fault(self) -> str | None:
+        """What contradicts itself."""
+        strides = (self.scale_factor_temporal, self.scale_factor_spatial)
+        layers = (2 ** sum(self.temperal_downsample), (self.patch_size or 1) * 2 ** (len(self.dim_mult) - 1))
+        if strides != layers:
+            return f"scale_factor_temporal, scale_factor_spatial: expected {layers}, as its layers have, got {strides}"
+        if not len(self.latents_mean) == len(self.latents_std) == self.z_dim:
+            return f"latents_mean, latents_std: expected z_dim = {self.z_dim} numbers each"
+        return None
+
+
+class Scheduler(Schema):
+    num_train_timesteps: int = Field(1000, ge=1, le=10**5)
+    flow_shift: Positive = 1.0
+    solver_order: Few = 2
+
+
+CONFIGS = {"MirageTransformer3DModel": Transformer, "WanTransformer3DModel": Transformer, "AutoencoderKLWan": Vae}
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Look for missing, truncated and strange files of a pipeline's folder before anything is loaded.
+
+    A name that is no local path is left to diffusers: it may be one of the hub.
+
+    Raises:
+        FileNotFoundError: the folder, its index or a component's weights are missing.
+        ValueError: a weights file is truncated, a configuration out of its range, or a library is missing.
+    """
+    if not str(folder).strip():
+        raise ValueError("model: expected a folder or a name on the hub, got an empty name")
+    folder = Path(folder)
+    if not folder.is_dir():
+        if folder.is_absolute() or len(folder.parts) != 2 or folder.parent.is_dir():
+            raise FileNotFoundError(f"model: no such folder: {folder}")
+        return
+    if not (folder / "model_index.json").exists():
+        raise FileNotFoundError(f"model: {folder} has no model_index.json")
+    for name, (library, *kind) in read_index(folder).parts.items():
+        if not name.isidentifier() or len(kind) != 1 or not LIBRARY.fullmatch(str(library)):
+            raise ValueError(f"model: {folder / 'model_index.json'} names {name} of {library!r}, no library it may use")
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"model: {folder} lacks the folder {name}")
+        _check_part(folder / name, kind[0])
+
+
+def read_index(folder: Path) -> Index:
+    return read_json(folder / "model_index.json", Index, "model")
+
+
+def read_config(part: Path, kind: str) -> Any:
+    """The checked configuration of a part of class `kind`."""
+    path = part / "config.json"
+    config = read_json(path, CONFIGS.get(kind, Config), "model")
+    method = config.quantization_config and config.quantization_config.quant_method.replace("-", "_")
+    if method and find_spec(QUANTISERS.get(method, method)) is None:
+        raise ValueError(f"model: {part} is quantised: install {QUANTISERS.get(method, method)}, which reads it")
+    if kind == "AutoencoderKLWan" and (fault := config.fault()):
+        raise ValueError(f"model: {path} contradicts itself: {fault}")
+    return config
+
+
+def _check_part(part: Path, kind: str) -> None:
+    weights = list(part.glob("*.safetensors"))
+    if (part / "scheduler_config.json").exists():
+        read_json(part / "scheduler_config.json", Scheduler, "model")
+    if (part / "config.json").exists():
+        read_config(part, kind)
+        if not weights:
+            raise FileNotFoundError(f"model: {part} has no weights (*.safetensors)")
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy"):  # torch stays unloaded
+                pass
+        except SafetensorError as error:
+            message = f"model: {file} is not a whole safetensors file, perhaps truncated ({error})"
+            raise ValueError(message) from None
