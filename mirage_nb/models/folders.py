@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from mirage_nb.files import Schema, read_json
 
+BUNDLED = Path(__file__).resolve().parents[2] / "data" / "mirage-tiny"
 LIBRARY = re.compile(r"(diffusers|transformers|mirage_nb(\.\w+)*)")  # what an index may load classes from
 QUANTISERS = {"quanto": "optimum", "gptq": "gptqmodel"}  # by the method's name, where the library has another
 
