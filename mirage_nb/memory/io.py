@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,19 @@ def save_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], settin
     # safetensors writes the settings in any order.
     ordered = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     write_aside(path, data[:8], ordered.ljust(end - 8), memoryview(data)[end:])
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a safetensors file is there. One that was cut, by a full disk, is dropped with a warning."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(regular_file(path), framework="pt"):
+            return True
+    except SafetensorError:
+        warnings.warn(f"{path}: cut off, perhaps by a full disk; it is dropped, and what made it goes on", stacklevel=2)
+        path.unlink()
+        return False
 
 
 def load_tensors(
