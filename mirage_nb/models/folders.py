@@ -120,12 +120,15 @@ def check_model_folder(folder: str | Path) -> None:
         return
     if not (folder / "model_index.json").exists():
         raise FileNotFoundError(f"model: {folder} has no model_index.json")
-    for name, (library, *kind) in read_index(folder).parts.items():
-        if not name.isidentifier() or len(kind) != 1 or not LIBRARY.fullmatch(str(library)):
-            raise ValueError(f"model: {folder / 'model_index.json'} names {name} of {library!r}, no library it may use")
+    for name, entry in read_index(folder).parts.items():
+        named = len(entry) == 2 and all(isinstance(word, str) for word in entry)
+        if not named or not name.isidentifier() or not LIBRARY.fullmatch(entry[0]):
+            raise ValueError(
+                f"model: {folder / 'model_index.json'} names {name} of {entry!r:.80}, no library it may use"
+            )
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"model: {folder} lacks the folder {name}")
-        _check_part(folder / name, kind[0])
+        _check_part(folder / name, entry[1])
 
 
 def read_index(folder: Path) -> Index:
