@@ -16,11 +16,12 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 STALE = re.compile(r"\..+\.(\d+)-\w+\.mirage-tmp")  # a file that process \1 was writing
-LARGEST_JSON = 256 * 2**20  # bytes; the largest that is expected, COLMAP-like lists of poses, are a tenth of it
+LARGEST_JSON = 256 * 2**20  # bytes
+Schema_ = TypeVar("Schema_", bound="Schema")
 
 
 class Schema(BaseModel):
-    """The declared keys of a file from outside: types as they are (no "8" for 8), finite numbers, others are dropped.
+    """The declared keys of a file from outside: types as they are (no "8" for 8), finite numbers; others are dropped.
 
     Lists may be nested 200 deep, which is pydantic's limit.
     """
@@ -28,15 +29,9 @@ class Schema(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore", frozen=True)
 
 
-Declared = TypeVar("Declared", bound=Schema)
-
-
 def regular_file(path: str | Path, name: str = "") -> Path:
-    """The path of a file that can be read to its end: a named pipe or a device may have none.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is something else; `name` is the argument's.
-    """
+    """The path of a file, which pipes and devices are not: they may have no end. FileNotFoundError or ValueError else,
+    with the `name` of the argument."""
     path, name = Path(path), f"{name}: " if name else ""
     if not path.exists():
         raise FileNotFoundError(f"{name}no such file: {path}")
@@ -46,26 +41,19 @@ def regular_file(path: str | Path, name: str = "") -> Path:
     return path
 
 
-def parse(schema: type[Declared], content: bytes | str | dict, where: str | Path) -> Declared:
+def parse(schema: type[Schema_], content: bytes | str | dict, where: str | Path) -> Schema_:
     """JSON, or a dictionary of it, as a schema declares it. ValueError in one line: where, key, what was expected."""
     try:
-        if isinstance(content, dict):
-            return schema.model_validate(content)
-        return schema.model_validate_json(content)
+        return (schema.model_validate if isinstance(content, dict) else schema.model_validate_json)(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "it"
         got = "" if first["type"] in ("missing", "json_invalid") else f", got {first['input']!r:.60}"
+        key = ".".join(map(str, first["loc"])) or "it"
         raise ValueError(to_one_line(f"{where}: {key}: {first['msg']}{got}")) from None
 
 
-def read_json(path: str | Path, schema: type[Declared], name: str = "", fault: str = "is broken") -> Declared:
-    """A JSON file as a schema declares it.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds something else. `name` is the argument's,
-            `fault` words for the second.
-    """
+def read_json(path: str | Path, schema: type[Schema_], name: str = "", fault: str = "is broken") -> Schema_:
+    """A JSON file as a schema declares it; see `regular_file` and `parse` for the errors, which say `fault`."""
     path, where = regular_file(path, name), f"{name}: {path}" if name else f"{path}"
     if (size := path.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{where}: expected at most {LARGEST_JSON >> 20} MiB of JSON, got {size >> 20} MiB")
@@ -73,11 +61,7 @@ def read_json(path: str | Path, schema: type[Declared], name: str = "", fault: s
 
 
 def write_aside(path: str | Path, *parts: bytes | memoryview) -> None:
-    """Write a file under a temporary name in its folder and rename it, so that a broken one never takes its name.
-
-    Raises:
-        OSError: it can't be written; a full disk is told with what to do.
-    """
+    """Write a file under a temporary name in its folder and rename it, so that a broken one never takes its name."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: the folder {path.parent} does not exist")
@@ -101,15 +85,12 @@ def is_full(error: BaseException) -> bool:
 
 
 def remove_stale(folder: str | Path) -> None:
-    """Remove the temporary files that a killed `write_aside` left in a folder; those of living processes stay."""
+    """Remove what a killed `write_aside` left in a folder. This process, which may have the number of the killed one,
+    writes nothing there yet."""
     for path in Path(folder).iterdir():
-        if (match := STALE.fullmatch(path.name)) and path.is_file():
-            try:  # a process that began after the file was written only has the number of the killed one
-                lives = psutil.Process(int(match[1])).create_time() <= path.stat().st_mtime + 1
-            except (psutil.Error, FileNotFoundError):
-                lives = False
-            if not lives:
-                path.unlink(missing_ok=True)
+        number = STALE.fullmatch(path.name)
+        if number and (int(number[1]) == os.getpid() or not psutil.pid_exists(int(number[1]))):
+            path.unlink(missing_ok=True)
 
 
 def to_one_line(words: object) -> str:

@@ -52,10 +52,8 @@ def one_line(kept: Callable[[], str] = lambda: "files that are whole are kept") 
         if DEBUG.get() or isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not misused):
             raise  # typer's own ways to end
         if misused or isinstance(error, (ValueError, FloatingPointError, OSError)):
-            got = (
-                f", got {error.__cause__.errors()[0]['input']}" if isinstance(error.__cause__, ValidationError) else ""
-            )
-            _say(f"error: {error.format_message() if misused else error}{got}", "red")
+            wrong = error.__cause__.errors()[0]["input"] if isinstance(error.__cause__, ValidationError) else ""
+            _say(f"error: {error.format_message()}, got {wrong}" if misused else f"error: {error}", "red")
             raise typer.Exit(2) from None
         with tempfile.NamedTemporaryFile("w", prefix="mirage-nb-error-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)
@@ -75,38 +73,26 @@ def check_files(folders: bool = False, **paths: str | Path | None) -> None:
             regular_file(path, name)
 
 
-def claim(folder: Path, names: tuple[str, ...], overwrite: bool = False) -> None:
-    """Take a folder for results: remove what a killed command left there, and refuse to write over somebody's files.
-
-    A folder is ours where a report of ours, or a run, lies in it.
-
-    Args:
-        names: of the files and folders that will be written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"out: {folder} is a file, expected a folder")
-    if not folder.exists():
-        return
-    remove_stale(folder)
-    theirs = [name for name in names if (folder / name).exists()]
-    ours = (folder / "run" / "state.json").exists() or any(_is_report(folder / name) for name in theirs)
-    if theirs and not ours and not overwrite:
-        raise FileExistsError(
-            f"out: {folder} holds {theirs[0]}, which {OURS} did not make; choose another folder, or add --overwrite"
-        )
-
-
 class Report(Schema):
     """What every report begins with."""
 
     command: str = Field(pattern=f"^{OURS} ")
 
 
-def _is_report(path: Path) -> bool:
-    try:
-        return bool(read_json(path, Report))
-    except (ValueError, OSError):
-        return False
+def claim(folder: Path, names: tuple[str, ...], overwrite: bool = False) -> None:
+    """Take a folder for results of these names: remove what a killed command left there, and raise FileExistsError
+    where they exist, and no report or run of ours says that they are ours."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"out: {folder} is a file, expected a folder")
+    theirs = [name for name in names if (folder / name).exists()]
+    if theirs and not overwrite and not (folder / "run" / "state.json").exists():
+        try:
+            read_json(next(folder / name for name in names if name.endswith(".json")), Report)
+        except (ValueError, OSError):
+            words = f"holds {theirs[0]}, which {OURS} did not make; choose another folder, or add --overwrite"
+            raise FileExistsError(f"out: {folder} {words}") from None
+    if folder.exists():
+        remove_stale(folder)
 
 
 def quiet() -> None:

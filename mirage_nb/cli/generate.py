@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -104,16 +105,13 @@ def _keystrokes(action: str) -> int:
 
 
 class Progress(Schema):
-    """Of a run's state.json, what Ctrl-C tells."""
-
-    segments: int
+    segments: int  # of a run's state.json
 
 
 def _kept(run: Path) -> str:
-    try:
+    segments = 0
+    with contextlib.suppress(ValueError, OSError):
         segments = read_json(run / "state.json", Progress).segments
-    except (ValueError, OSError):
-        segments = 0
     return f"{segments} segments are kept in {run}; the same command goes on from there"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mirage_nb.files import Declared, Schema, parse, regular_file, write_aside
+from mirage_nb.files import Schema, Schema_, parse, regular_file, write_aside
 
 VERSION = "1"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -56,8 +57,8 @@ def is_whole(path: Path) -> bool:
 
 
 def load_tensors(
-    path: str | Path, kind: str, layout: dict[str, str], schema: type[Declared] = Schema
-) -> tuple[dict[str, Tensor], Declared]:
+    path: str | Path, kind: str, layout: dict[str, str], schema: type[Schema_] = Schema
+) -> tuple[dict[str, Tensor], Schema_]:
     """Read the tensors of a layout and the settings of a file that `save_tensors` wrote, mapped from the file.
 
     Args:
@@ -101,10 +102,9 @@ def _check_layout(where: str, tensor: Tensor, layout: str, sizes: dict[str, int]
 
 def _from_json(value: str):
     """JSON, or the words themselves where they are none."""
-    try:
+    with contextlib.suppress(ValueError):
         return from_json(value)
-    except ValueError:
-        return value
+    return value
 
 
 def colors_as_bytes(colors: Tensor, count: int) -> np.ndarray:

@@ -101,11 +101,11 @@ def test_files_of_others_stay(model, tmp_path):
     assert code == 2 and "holds video.mp4, which mirage-nb did not make" in text and "--overwrite" in text
     assert (tmp_path / "video.mp4").read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
     (tmp_path / f".report.json.{2**22 + 1}-abc.mirage-tmp").write_text("of a killed process")
-    (tmp_path / f".report.json.{os.getpid()}-abc.mirage-tmp").write_text("of a living one")
+    (tmp_path / f".report.json.{os.getppid()}-abc.mirage-tmp").write_text("of a living one")
     for more in (["--overwrite"], []):  # the second one finds its own results
         code, text = run(*ROOM, "--model", model, "--out", tmp_path, *more)
         assert code == 0, text
-        assert [path.name for path in tmp_path.glob(".*")] == [f".report.json.{os.getpid()}-abc.mirage-tmp"]
+        assert [path.name for path in tmp_path.glob(".*")] == [f".report.json.{os.getppid()}-abc.mirage-tmp"]
 
 
 @pytest.mark.parametrize("last", ["contact.png", "report.json"])
