@@ -272,7 +272,7 @@ def test_broken_weights_are_refused_by_name(name, tmp_path):
 
 CONFIGURED = {
     "a stride of 0": ("vae", {"scale_factor_spatial": 0}, "greater than or equal to 1, got 0"),
-    "a stride that its layers do not have": ("vae", {"scale_factor_spatial": 16}, "scale_factor_temporal, scale_factor_spatial: the layers have"),
+    "a stride of other layers": ("vae", {"scale_factor_spatial": 16}, "scale_factor_spatial: the layers have"),
     "statistics of other channels": ("vae", {"latents_mean": [0.0]}, "latents_mean, latents_std: expected z_dim"),
     "no timesteps": ("scheduler", {"num_train_timesteps": 0}, "num_train_timesteps"),
     "too many timesteps": ("scheduler", {"num_train_timesteps": 10**10}, "num_train_timesteps"),

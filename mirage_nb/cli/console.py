@@ -52,8 +52,10 @@ def one_line(kept: Callable[[], str] = lambda: "files that are whole are kept") 
         if DEBUG.get() or isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not misused):
             raise  # typer's own ways to end
         if misused or isinstance(error, (ValueError, FloatingPointError, OSError)):
-            wrong = error.__cause__.errors()[0]["input"] if isinstance(error.__cause__, ValidationError) else ""
-            _say(f"error: {error.format_message()}, got {wrong}" if misused else f"error: {error}", "red")
+            words = error.format_message() if misused else str(error)
+            if isinstance(error.__cause__, ValidationError):  # of a number out of its range
+                words += f", got {error.__cause__.errors()[0]['input']}"
+            _say(f"error: {words}", "red")
             raise typer.Exit(2) from None
         with tempfile.NamedTemporaryFile("w", prefix="mirage-nb-error-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)

@@ -135,7 +135,7 @@ def to_open3d(positions: Tensor, colors: Tensor | None = None):
     import open3d
 
     cloud = open3d.geometry.PointCloud()
-    cloud.points = open3d.utility.Vector3dVector(positions.double().cpu().numpy())
+    cloud.points = open3d.utility.Vector3dVector(positions.cpu().double().numpy())
     if colors is not None:
         cloud.colors = open3d.utility.Vector3dVector(colors_as_bytes(colors, len(positions)) / 255.0)
     return cloud
