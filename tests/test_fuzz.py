@@ -223,7 +223,7 @@ def test_files_of_any_bytes(amount, read, tmp_path):
         arguments = {as_image: (path, 16), read_names: ("branch", path), Run: (tmp_path, {}, 0)}.get(read, (path,))
         refused_in_one_line(read, *arguments)
 
-    row = {"step": 1, "loss": 0.5, "smooth": 0.5, "figure": 2.0}
+    row = {"step": 1, "loss": 0.5, "figure": 2.0}
     head = st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"II*\x00", b"GIF89a", b"\x10" + b"\0" * 7])
     fuzz(amount, mutilated(row) | st.tuples(head, st.binary(max_size=60)).map(b"".join), check)
 

@@ -15,7 +15,7 @@ from mirage_nb.models.folders import BUNDLED, Transformer, Vae, check_model_fold
 LARGEST = 4096  # pixels along an edge: what H.264 can hold of two pictures side by side
 # Measured with the bundled model on one core, at 128 to 1024 pixels a side: a segment's working memory, and its time.
 WORKING_BYTES = 2200  # per pixel
-HELD_BYTES = 20  # per pixel of every frame: the video, its depth, and copies for the sheet and the file
+HELD_BYTES = 20  # per pixel of every frame, counted: colour and depth of the video and of the true one, both together
 SECONDS, STEP_SECONDS, ATTENTION_SECONDS = 8e-6, 3e-6, 1.2e-11  # per pixel; the same per step; per step and pixel**2
 PATIENCE = 3  # minutes that need no announcement
 
@@ -112,6 +112,7 @@ def load_model(
         depth_model: name of a depth model of `transformers`; by default Wan gets one, and others have their own.
         scale_known: whether the first frame's depth is given, which a relative depth model needs.
     """
+    from mirage_nb.checks import check_weights
     from mirage_nb.depth_alignment import NO_SCALE
     from mirage_nb.models.photo_depth import DEPTH_ANYTHING, TransformersDepth
     from mirage_nb.models.wan import move_to_best_device
@@ -128,4 +129,5 @@ def load_model(
         pipe = MiragePipeline.from_wan(choice.source, branch, lora, **options)
     else:
         pipe = load_pipeline(choice.source, **options)
+    check_weights(pipe.components)
     return pipe, move_to_best_device(pipe)

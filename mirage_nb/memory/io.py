@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -102,8 +101,8 @@ def _check_layout(where: str, tensor: Tensor, layout: str, sizes: dict[str, int]
 
 def _from_json(value: str):
     """JSON, or the words themselves where they are none."""
-    with contextlib.suppress(ValueError):
-        return from_json(value)
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(value)
     return value
 
 

@@ -25,19 +25,17 @@ from mirage_nb.memory.io import is_whole, load_tensors, save_tensors, write_asid
 FORMAT = "mirage-training"
 
 
-class Row(Schema):
-    """A row of the log: the loss of a step, its running mean, and figures."""
-
-    model_config = ConfigDict(extra="allow")
-    step: int = Field(ge=0)
-    loss: float
-    smooth: float
-
-
 class Settings(Schema):
     """The header of a checkpoint: the next step."""
 
     step: int = Field(ge=0)
+
+
+class Row(Settings):
+    """A row of the log: the loss of a step, and figures."""
+
+    model_config = ConfigDict(extra="allow")
+    loss: float
 
 
 BatchLoss = Callable[[nn.Module, torch.Generator], tuple[Tensor, dict[str, float]]]
