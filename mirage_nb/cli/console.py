@@ -48,7 +48,9 @@ def one_line(kept: Callable[[], str] = lambda: "files that are whole are kept") 
         _say(f"stopped: {kept()}", "yellow")
         raise typer.Exit(130) from None
     except Exception as error:
-        misused = isinstance(error, typer.BadParameter)
+        misused = (
+            hasattr(error, "format_message") and type(error).__name__ != "NoArgsIsHelpError"
+        )  # click's, not exported
         if DEBUG.get() or isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not misused):
             raise  # typer's own ways to end
         if misused or isinstance(error, (ValueError, FloatingPointError, OSError)):

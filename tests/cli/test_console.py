@@ -57,10 +57,8 @@ WRONG = {
     "negative rooms": (("train", "data", "--folder", "x", "--rooms", -5), "--rooms"),
     "walks of no frames": (("train", "data", "--folder", "x", "--rooms", 1, "--frames", 0), "--frames"),
     "no recordings": (("train", "data", "--folder", "x", "--recordings", "/nowhere"), "recordings: no such file"),
-    "no laps": (("benchmark", "race", "--out", "x", "--laps", 0), "--laps"),
-    "training without batches": (
-        ("train", "transformer", "--walks", "x", "--folder", "x", "--stage", "lora", "--batch", -1), "--batch",
-    ),
+    "no runs": (("benchmark", "race", "--out", "x", "--runs", 0), "--runs"),
+    "an unknown option": (("benchmark", "race", "--out", "x", "--leaps", 1), "--leaps"),
 }  # fmt: skip
 
 
