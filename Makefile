@@ -9,6 +9,9 @@ NOTEBOOK := 00_quickstart
 .PHONY: help demo test lab lint setup system browser
 # Nothing is fetched at run time: the model is in data/.
 demo test: export HF_HUB_OFFLINE := 1
+# The kernel is this environment's, whatever JupyterHub or the user's folders offer.
+unexport JUPYTER_PATH
+export JUPYTER_PREFER_ENV_PATH := 1
 # Two workers share two cores (pyproject.toml).
 test: export OMP_NUM_THREADS := 1
 # Fonts are listed for this environment: the user's own list may be another environment's, with fonts that are gone.

@@ -138,7 +138,7 @@ class Cameras:
     @full_precision
     def relative_to(self, reference: Tensor) -> Cameras:
         """The same cameras in the coordinate frame of `reference`, a (4, 4) c2w matrix."""
-        return replace(self, c2w=torch.linalg.inv(reference.double()).to(self.c2w) @ self.c2w)
+        return replace(self, c2w=torch.linalg.inv(reference.cpu().double()).to(self.c2w) @ self.c2w)
 
     def resize(self, size: tuple[int, int]) -> Cameras:
         """The same view sampled at another resolution, (height, width)."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras, default_intrinsics
+from mirage_nb.files import regular_file
 from mirage_nb.lifting import check_depth
 from mirage_nb.memory import Memory
+from mirage_nb.models.folders import check_model_folder as check_model_folder
+
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what is not quantised
 
 
 def one_of(name: str, value: str, known: Iterable[str]) -> str:
@@ -44,17 +46,16 @@ def as_image(image, multiple: int) -> Tensor:
     if image is None:
         raise ValueError("image: missing; expected a path, a PIL image, or (H, W, 3) uint8")
     if isinstance(image, (str, Path)):
-        if not Path(image).is_file():
-            raise FileNotFoundError(f"image: no such file: {image}")
+        regular_file(image, "image")
         try:
             with Image.open(image) as file:
                 image = ImageOps.exif_transpose(file).convert("RGB")
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise ValueError(f"image: {image} can't be read as an image ({error})") from None
     if isinstance(image, Image.Image):
         image = np.array(image.convert("RGB"))
     try:
-        image = torch.as_tensor(image)
+        image = torch.as_tensor(_forward(image))
     except (TypeError, ValueError, RuntimeError):
         kind = type(image).__name__
         raise ValueError(f"image: expected a path, a PIL image, or (H, W, 3) uint8, got {kind}") from None
@@ -170,45 +171,24 @@ def check_memory(memory, stride: int, channels: int) -> None:
             raise ValueError(f"memory: holds latents of {name} {getattr(memory, name)}, this model's have {expected}")
 
 
-def check_model_folder(folder: str | Path) -> None:
-    """Look for missing and truncated weights of a pipeline's folder before anything is loaded.
+def check_weights(components: dict) -> None:
+    """Raise ValueError where a pipeline's loaded part lacks weights, or has some that are not finite."""
+    for part, module in components.items():
+        for name, weight in module.named_parameters() if isinstance(module, torch.nn.Module) else ():
+            if weight.is_meta:
+                raise ValueError(f"model: the files of {part} lack the weights {name}")
+            if weight.dtype in WEIGHTS and not weight.isfinite().all():
+                raise ValueError(f"model: {part} has weights that are not finite: {name}")
 
-    A name that is no local path is left to diffusers: it may be one of the hub.
 
-    Raises:
-        FileNotFoundError: the folder, its index or a component's weights are missing.
-        ValueError: a weights file is truncated.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        if folder.is_absolute() or len(folder.parts) != 2 or folder.parent.is_dir():
-            raise FileNotFoundError(f"model: no such folder: {folder}")
-        return
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"model: {folder} has no model_index.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"model: {folder / 'model_index.json'} is broken ({error})") from None
-    for name, entry in index.items():
-        if not isinstance(entry, list) or entry[:1] == [None]:
-            continue
-        part = folder / name
-        if not part.is_dir():
-            raise FileNotFoundError(f"model: {folder} lacks the folder {name}")
-        weights = list(part.glob("*.safetensors"))
-        if (part / "config.json").exists() and not weights:
-            raise FileNotFoundError(f"model: {part} has no weights (*.safetensors)")
-        for file in weights:
-            try:
-                with safe_open(file, framework="pt"):
-                    pass
-            except SafetensorError as error:
-                message = f"model: {file} is not a whole safetensors file, perhaps truncated ({error})"
-                raise ValueError(message) from None
+def _forward(value):
+    """An array without negative strides, such as `[..., ::-1]` gives, which torch can't take; others as they are."""
+    backward = isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides)
+    return np.ascontiguousarray(value) if backward else value
 
 
 def _tensor(name: str, value, dtype: torch.dtype | None = torch.float32) -> Tensor:
+    value = _forward(value)
     if isinstance(value, np.ndarray) and value.dtype == np.uint16:  # what a depth PNG holds; torch can't compare it
         value = value.astype(np.int32)
     try:

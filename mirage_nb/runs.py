@@ -10,22 +10,46 @@ renamed, so a crash at any moment leaves the state of the last whole segment.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import secrets
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from mirage_nb.files import Schema, is_full, read_json, remove_stale
 from mirage_nb.memory import Memory
 from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
 
 FORMAT = "mirage-run"
 SEGMENT = "mirage-segment"
-TENSORS = ("frames", "latents", "depth", "visibility")
+TENSORS = {
+    "frames": "uint8 T H W 3", "latents": "float C t h w", "depth": "~float t H W", "visibility": "bool t h w",
+}  # fmt: skip
+
+
+class State(Schema):
+    """state.json. The memory named here is deleted once there is a newer one, so it must be one of the folder's own."""
+
+    format: Literal[FORMAT]
+    seed: int = Field(ge=0)
+    segments: int = Field(ge=0, le=10**6)
+    memory: str | None = Field(pattern=r"^memory(-\d{3,7})?\.safetensors$")
+    inputs: dict[str, str]
+    threads: int | None = None
+
+
+class Figures(Schema):
+    """The header of a segment: seconds by stage, tokens after it, and `depth_alignment.Fit`s."""
+
+    seconds: dict[str, float]
+    tokens: int = Field(ge=0)
+    fits: list[Annotated[list[float], Field(min_length=4, max_length=4)]]
 
 
 def digest(*values) -> str:
@@ -79,33 +103,32 @@ class Run:
             self.seed = secrets.randbelow(2**31)
         with self._disk_is_full():
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_stale(self.folder)
             self._write_state()
 
     def _go_on_from(self, path: Path) -> None:
-        try:
-            state = json.loads(path.read_text())
-            if state["format"] != FORMAT:
-                raise KeyError("format")
-            seed, inputs = int(state["seed"]), dict(state["inputs"])
-            self.segments, self.memory_file = int(state["segments"]), state["memory"]
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            message = f"output_dir: {path} is not the state of a run ({error!r}); choose another folder"
-            raise ValueError(message) from None
-        names = {*inputs, *self.inputs}
-        other = sorted(name for name in names if inputs.get(name) != self.inputs.get(name))
-        other += ["seed"] if self.seed not in (None, seed) else []
+        state = read_json(path, State, "output_dir", "is not the state of a run, choose another folder")
+        if bool(state.segments) != bool(state.memory):
+            raise ValueError(f"output_dir: {path} has {state.segments} segments and the memory {state.memory}")
+        names = {*state.inputs, *self.inputs}
+        other = sorted(name for name in names if state.inputs.get(name) != self.inputs.get(name))
+        other += ["seed"] if self.seed not in (None, state.seed) else []
         if other:
             difference = ", ".join(other)
             raise ValueError(f"output_dir: {self.folder} holds a run with another {difference}; choose another folder")
-        self.seed = seed
+        self.segments, self.memory_file, self.seed = state.segments, state.memory, state.seed
+        threads, finished = torch.get_num_threads(), (self.folder / "memory.safetensors").exists()
+        if state.threads not in (None, threads) and not finished:
+            words = f"the run began with {state.threads} threads, this process has {threads}"
+            warnings.warn(f"output_dir: {words}: the video may differ from an uninterrupted one", stacklevel=4)
 
     def results(self) -> list[dict]:
         """What the segments done made: TENSORS (without the batch), `seconds`, `tokens` and `fits`."""
-        loaded = []
-        for index in range(self.segments):
-            tensors, settings = load_tensors(self._segment(index), SEGMENT, TENSORS)
-            loaded.append({**tensors} | {name: settings[name] for name in ("seconds", "tokens", "fits")})
-        return loaded
+        loaded = [load_tensors(self._segment(index), SEGMENT, TENSORS, Figures) for index in range(self.segments)]
+        sizes = {(tensors["frames"].shape[1:], tensors["latents"][:, :0].shape) for tensors, _ in loaded}
+        if len(sizes) > 1 or not all(len(tensors["frames"]) for tensors, _ in loaded):
+            raise ValueError(f"output_dir: the segments in {self.folder} are empty, or of pictures of several sizes")
+        return [tensors | figures.model_dump() for tensors, figures in loaded]
 
     def memory(self, memory: Memory) -> Memory:
         """The memory after the last segment done, of the kind of the one given."""
@@ -138,6 +161,7 @@ class Run:
 
     def _write_state(self) -> None:
         state = {"format": FORMAT, "seed": self.seed, "segments": self.segments, "memory": self.memory_file}
+        state |= {"threads": torch.get_num_threads()}
         write_aside(self.folder / "state.json", json.dumps({**state, "inputs": self.inputs}, indent=1).encode())
 
     @contextmanager
@@ -145,7 +169,7 @@ class Run:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             advice = "what was done is kept; free some space and call again to go on"
             raise OSError(error.errno, f"output_dir: the disk of {self.folder} is full; {advice}") from None

@@ -1,12 +1,13 @@
-"""`mirage-nb`: generate a walk, evaluate the memory, train the bundled model."""
+"""`mirage-nb`: generate a walk, evaluate the memory, train the bundled model. --debug shows an error whole."""
 
 from __future__ import annotations
 
 import typer
 
 from mirage_nb.cli import benchmark, doctor, evaluate, generate, notebooks, train
+from mirage_nb.cli.console import OneLine
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(cls=OneLine, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(generate.generate)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(benchmark.app, name="benchmark")

@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, quiet libraries, and reports."""
+"""What all commands share: errors in one line, quiet libraries, checked paths, and reports."""
 
 from __future__ import annotations
 
@@ -6,21 +6,97 @@ import contextlib
 import json
 import shlex
 import sys
+import tempfile
+import traceback
 import warnings
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Annotated
 
 import typer
+from pydantic import Field, ValidationError
+from typer.core import TyperGroup
+
+from mirage_nb.files import Schema, read_json, regular_file, remove_stale, to_one_line, write_aside
+
+DEBUG = ContextVar("debug", default=False)  # show errors whole
+OURS = "mirage-nb"  # a report's command begins so
+Overwrite = Annotated[bool, typer.Option(help="Write over files that mirage-nb did not make.")]
+
+
+class OneLine(TyperGroup):
+    """A command line whose errors are one line each; `--debug`, anywhere in it, shows them whole."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        DEBUG.set("--debug" in args)
+        return super().parse_args(ctx, [arg for arg in args if arg != "--debug"])
+
+    def invoke(self, ctx):
+        with one_line():
+            return super().invoke(ctx)
 
 
 @contextlib.contextmanager
-def one_line():
-    """Print errors that the user can mend, and warnings, in one line without a traceback."""
-    warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
+def one_line(kept: Callable[[], str] = lambda: "files that are whole are kept") -> Iterator[None]:
+    """Print warnings and errors in one line: status 2 for what the user can mend, 1 for what nobody foresaw, whose
+    traceback goes to a file, and 130 for Ctrl-C, with what `kept` says."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}", "yellow")
     try:
         yield
-    except (ValueError, FloatingPointError, OSError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        _say(f"stopped: {kept()}", "yellow")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        misused = (
+            hasattr(error, "format_message") and type(error).__name__ != "NoArgsIsHelpError"
+        )  # click's, not exported
+        if DEBUG.get() or isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not misused):
+            raise  # typer's own ways to end
+        if misused or isinstance(error, (ValueError, FloatingPointError, OSError)):
+            words = error.format_message() if misused else str(error)
+            if isinstance(error.__cause__, ValidationError):  # of a number out of its range
+                words += f", got {error.__cause__.errors()[0]['input']}"
+            _say(f"error: {words}", "red")
+            raise typer.Exit(2) from None
+        with tempfile.NamedTemporaryFile("w", prefix="mirage-nb-error-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        words = f"unforeseen {type(error).__name__}: {to_one_line(error):.200}"
+        _say(f"error: {words}; the whole of it is in {file.name}, or add --debug", "red")
+        raise typer.Exit(1) from None
+
+
+def _say(words: str, colour: str) -> None:
+    typer.secho(to_one_line(words), fg=colour, err=True)
+
+
+def check_files(folders: bool = False, **paths: str | Path | None) -> None:
+    """Raise FileNotFoundError or ValueError where a path, by its option's name, is no file; `folders` may stand too."""
+    for name, path in paths.items():
+        if path is not None and not (folders and Path(path).is_dir()):
+            regular_file(path, name)
+
+
+class Report(Schema):
+    """What every report begins with."""
+
+    command: str = Field(pattern=f"^{OURS} ")
+
+
+def claim(folder: Path, names: tuple[str, ...], overwrite: bool = False) -> None:
+    """Take a folder for results of these names: remove what a killed command left there, and raise FileExistsError
+    where they exist, and no report or run of ours says that they are ours."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"out: {folder} is a file, expected a folder")
+    theirs = [name for name in names if (folder / name).exists()]
+    if theirs and not overwrite and not (folder / "run" / "state.json").exists():
+        try:
+            read_json(next(folder / name for name in names if name.endswith(".json")), Report)
+        except (ValueError, OSError):
+            words = f"holds {theirs[0]}, which {OURS} did not make; choose another folder, or add --overwrite"
+            raise FileExistsError(f"out: {folder} {words}") from None
+    if folder.exists():
+        remove_stale(folder)
 
 
 def quiet() -> None:
@@ -35,25 +111,34 @@ def quiet() -> None:
 
 def load_pipeline(folder: str | None, **options):
     """The pipeline of a folder, by default the bundled one; `options` of `MiragePipeline.from_pretrained`."""
-    from mirage_nb.models.presets import bundled_model
+    from mirage_nb.models.folders import BUNDLED, check_model_folder
+
+    source = str(BUNDLED if folder is None else folder)
+    check_model_folder(source)  # before the libraries, which take seconds
+    from mirage_nb.checks import check_weights
     from mirage_nb.pipeline import MiragePipeline
 
     quiet()
-    return MiragePipeline.from_pretrained(str(folder or bundled_model()), **options)
+    pipe = MiragePipeline.from_pretrained(source, **options)
+    check_weights(pipe.components)
+    return pipe
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write a report. NaN and infinity, which JSON does not have, become null."""
-    from mirage_nb.memory.io import write_aside
-
     content = json.loads(json.dumps(content), parse_constant=lambda name: None)
     write_aside(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def command() -> str:
+    """The command that was typed, for a report."""
+    return shlex.join([OURS, *sys.argv[1:]])
 
 
 def save_report(path: Path, report: dict) -> None:
     """Write a report with the command that made it, and say where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"command": shlex.join(["mirage-nb", *sys.argv[1:]])} | report)
+    write_json(path, {"command": command()} | report)
     typer.echo(f"see {path}")
 
 

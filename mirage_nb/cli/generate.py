@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import contextlib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from mirage_nb.cli.console import one_line, quiet, write_json
+from mirage_nb.cli.console import Overwrite, check_files, claim, command, one_line, quiet, write_json
+from mirage_nb.files import Schema, read_json
+from mirage_nb.models.folders import BUNDLED, check_model_folder
 
+RESULTS = ("video.mp4", "contact.png", "report.json", "memory.safetensors", "memory.ply", "nerfstudio", "colmap", "run")
+LONGEST = 100_000  # frames: more than two hours of video
 Kind = Literal["latent", "append", "rgb", "rgb_capped", "none"]
 
 
@@ -19,14 +23,16 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("walk"),
     prompt: Annotated[str | None, typer.Option(help="What the scene is, for a model that reads text.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What it is not; needs --guidance.")] = None,
-    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance; 1 is none.")] = 1.0,
+    guidance: Annotated[float, typer.Option(min=1, max=100, help="Classifier-free guidance; 1 is none.")] = 1.0,
     path: Annotated[str | None, typer.Option(help="A named path, as there_and_back:pan_left+push_in.")] = None,
     action: Annotated[str | None, typer.Option(help="Keystrokes, as 'w-32,j-48,l-48': wasd move, ijkl turn.")] = None,
     trajectory: Annotated[str | None, typer.Option(help="A file or folder: COLMAP, transforms.json, TUM, ...")] = None,
-    frames: Annotated[int, typer.Option(help="Frames of the video.")] = 49,
+    frames: Annotated[int, typer.Option(min=2, max=LONGEST, help="Frames of the video.")] = 49,
     memory: Annotated[Kind, typer.Option(help="What is kept between segments.")] = "latent",
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps a segment; by default the model's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Denoising steps a segment; else the model's.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="wan2.2, or a model's folder; by default the bundled one.")] = None,
     branch: Annotated[Path | None, typer.Option(help="Weights of Wan's memory branch (.safetensors).")] = None,
     lora: Annotated[Path | None, typer.Option(help="A LoRA for Wan (.safetensors).")] = None,
@@ -36,18 +42,30 @@ def generate(
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the video; by default the model's.")] = None,
     fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
     export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Walk through the scene of an image: video, contact sheet, memory, and report."""
-    with one_line():
+    with one_line(lambda: _kept(out / "run")):
+        # All that can be checked comes before a large model is loaded, and paths before the libraries are.
+        if not source.startswith("room:"):
+            check_files(folders=True, INPUT=source)
+        check_files(folders=True, trajectory=trajectory)
+        check_files(branch=branch, lora=lora)
+        if model != "wan2.2":
+            check_model_folder(BUNDLED if model is None else model)
+        count = frames if action is None else _keystrokes(action) + 1
+        claim(out, RESULTS, overwrite)
         from mirage_nb.checks import one_of
-        from mirage_nb.cli.models import choose_masks, choose_model, load_model
+        from mirage_nb.cli.models import check_work, choose_masks, choose_model, load_model
         from mirage_nb.data.inputs import choose_path, read_input
         from mirage_nb.formats.exports import EXPORTS, export_run
         from mirage_nb.segments import plan_segments
 
-        quiet()  # all that can be checked comes before a large model is loaded
+        quiet()
         formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
-        choice, mask_estimator = choose_model(model, size), choose_masks(segmentation, masked)
+        choice = choose_model(model, size)
+        check_work(choice, count, steps)
+        mask_estimator = choose_masks(segmentation, masked)
         walked = choose_path(path, action, trajectory, frames)
         scene = read_input(source, walked, frames=frames, size=choice.size, fov=fov)
         depth = None if scene.depth is None else scene.depth[:1]
@@ -67,7 +85,7 @@ def generate(
         )  # fmt: skip
         export_run(out, result.frames, scene.cameras[: len(result.frames)], result.depth, formats)
         report = _save_walk(out, result, scene.truth, memory)
-        write_json(out / "report.json", report | {"input": source, "command": shlex.join(["mirage-nb", *sys.argv[1:]])})
+        write_json(out / "report.json", report | {"input": source, "command": command()})
         for name in ("closed_loop_psnr", "psnr_to_truth"):
             if name in report:
                 value = report[name]["mean"] if isinstance(report[name], dict) else report[name]
@@ -76,6 +94,25 @@ def generate(
             words = f"{fit['fitted']} of {fit['frames']} frames fit the memory's, off by {fit['relative_error']:.1%}"
             typer.echo(f"depth: {words} (median)")
         typer.echo(f"{report['memory']['tokens']} tokens, {report['memory']['bytes'] / 1024:.0f} KiB; see {out}")
+
+
+def _keystrokes(action: str) -> int:
+    """How many frames of keys there are, before their path takes memory."""
+    count = sum(int(number[:12]) for number in re.findall(r"-(\d+)", action))
+    if count >= LONGEST:
+        raise ValueError(f"action: expected fewer than {LONGEST} frames in all, got {count}")
+    return count
+
+
+class Progress(Schema):
+    segments: int  # of a run's state.json
+
+
+def _kept(run: Path) -> str:
+    segments = 0
+    with contextlib.suppress(ValueError, OSError):
+        segments = read_json(run / "state.json", Progress).segments
+    return f"{segments} segments are kept in {run}; the same command goes on from there"
 
 
 def _save_walk(out: Path, result, truth, name: str) -> dict:

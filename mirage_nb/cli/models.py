@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from mirage_nb import checks
+import typer
+
 from mirage_nb.cli.console import load_pipeline
+from mirage_nb.models.folders import BUNDLED, Transformer, Vae, check_model_folder, read_config, read_index
+
+LARGEST = 4096  # pixels along an edge: what H.264 can hold of two pictures side by side
+# Measured with the bundled model on one core, at 128 to 1024 pixels a side: a segment's working memory, and its time.
+WORKING_BYTES = 2200  # per pixel
+HELD_BYTES = 20  # per pixel of every frame, counted: colour and depth of the video and of the true one, both together
+SECONDS, STEP_SECONDS, ATTENTION_SECONDS = 8e-6, 3e-6, 1.2e-11  # per pixel; the same per step; per step and pixel**2
+PATIENCE = 3  # minutes that need no announcement
 
 
 class Choice(NamedTuple):
@@ -29,30 +38,57 @@ def choose_model(name: str | None, size: str | None = None) -> Choice:
     Raises:
         FileNotFoundError, ValueError: no such folder, a part of it missing, or a size that can't be read.
     """
-    from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, bundled_model
+    if name != "wan2.2":
+        check_model_folder(BUNDLED if name is None else name)
+    from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE
     from mirage_nb.models.wan import WAN
 
-    source = WAN if name == "wan2.2" else str(name or bundled_model())
-    checks.check_model_folder(source)
+    source = WAN if name == "wan2.2" else str(BUNDLED if name is None else name)
     wan, full, stride, multiple, new_frames = True, True, 4, 32, WAN22_FRAMES - 1
-    try:
-        if Path(source).is_dir():
-            files = ("model_index.json", "transformer/config.json", "vae/config.json")
-            index, network, vae = (json.loads((Path(source) / file).read_text()) for file in files)
-            wan = index["_class_name"].startswith("Wan")
-        if not wan:
-            stride, full = vae["scale_factor_temporal"], network["memory_layout"] == "wan"
-            multiple = vae["scale_factor_spatial"] * network["patch_size"][2]
-            new_frames = (network["segment_latent_frames"] - 1) * stride
-    except (OSError, KeyError) as error:
-        raise ValueError(f"model: {source} is not one of a MiragePipeline ({error})") from None
+    if Path(source).is_dir():
+        index = read_index(Path(source))
+        wan = index.class_name.startswith("Wan")
+        kinds = {name: kind for name, (_, kind) in index.parts.items() if name in ("transformer", "vae")}
+        parts = {name: read_config(Path(source) / name, kind) for name, kind in kinds.items()}
+        network, vae = parts.get("transformer"), parts.get("vae")
+        if not isinstance(network, Transformer) or not isinstance(vae, Vae):
+            raise ValueError(f"model: {source} is not one of a MiragePipeline, nor of Wan")
+    if not wan:
+        stride, full = vae.scale_factor_temporal, network.memory_layout == "wan"
+        multiple = vae.scale_factor_spatial * network.patch_size[2]
+        new_frames = (network.segment_latent_frames - 1) * stride
     height, width = WAN22_SIZE if full else (128, 128)
     if size is not None:
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size.lower())
+        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size.lower())
         width, height = map(int, match.groups()) if match else (1, 1)
-        if width % multiple or height % multiple:
-            raise ValueError(f"size: expected WIDTHxHEIGHT in multiples of {multiple}, as 1280x704, got {size!r}")
+        if width % multiple or height % multiple or max(width, height) > LARGEST:
+            rule = f"in multiples of {multiple} up to {LARGEST}"
+            raise ValueError(f"size: expected WIDTHxHEIGHT {rule}, as 1280x704, got {size!r}")
     return Choice(source, wan, (height, width), new_frames, stride, 20 if full else 2)
+
+
+def check_work(choice: Choice, frames: int, steps: int | None) -> None:
+    """Say how long a video will take, if minutes; raise ValueError where it takes more memory than the machine has."""
+    import psutil
+    import torch
+
+    from mirage_nb.models.full_size import GIB, HEADROOM
+    from mirage_nb.models.presets import WAN22_SIZE
+
+    (height, width), full, steps = choice.size, choice.steps > 2, steps or choice.steps
+    pixels, gpu = height * width, torch.cuda.is_available()
+    working = pixels * (HEADROOM / math.prod(WAN22_SIZE) if full else WORKING_BYTES)
+    held = frames * pixels * HELD_BYTES + (0 if gpu else working)
+    main = psutil.virtual_memory().available
+    for need, free, kind in [(held, main, "main"), (working, torch.cuda.mem_get_info()[1] if gpu else main, "GPU")]:
+        if need > free:
+            words = f"expected work for {free / GIB:.0f} GiB of {kind} memory, {width}x{height} and {frames} frames"
+            raise ValueError(f"size, frames: {words} take about {need / GIB:.0f} GiB")
+    segment = pixels * (SECONDS + STEP_SECONDS * steps) + pixels**2 * ATTENTION_SECONDS * steps
+    minutes = segment * math.ceil((frames - 1) / choice.new_frames) / 60
+    if not full and not gpu and minutes > PATIENCE:
+        words = f"{frames} frames of {width}x{height} take about {minutes:.0f} minutes on one core"
+        typer.echo(f"note: {words}; after Ctrl-C the same command goes on")
 
 
 def choose_masks(name: str | None, masked: str | None = None):
@@ -76,6 +112,7 @@ def load_model(
         depth_model: name of a depth model of `transformers`; by default Wan gets one, and others have their own.
         scale_known: whether the first frame's depth is given, which a relative depth model needs.
     """
+    from mirage_nb.checks import check_weights
     from mirage_nb.depth_alignment import NO_SCALE
     from mirage_nb.models.photo_depth import DEPTH_ANYTHING, TransformersDepth
     from mirage_nb.models.wan import move_to_best_device
@@ -92,4 +129,5 @@ def load_model(
         pipe = MiragePipeline.from_wan(choice.source, branch, lora, **options)
     else:
         pipe = load_pipeline(choice.source, **options)
+    check_weights(pipe.components)
     return pipe, move_to_best_device(pipe)

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from mirage_nb.cli.console import one_line, write_json
+from mirage_nb.cli.console import write_json
 
 app = typer.Typer(no_args_is_help=True, help="Execute the notebooks and keep what they show and measure.")
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,20 +32,20 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 @app.command()
 def run(only: Annotated[str | None, typer.Option(help="Only the notebook whose name begins so, as 03.")] = None):
     """Execute the notebooks, refresh them in place, and refresh the values of their fast runs in data/regression."""
-    with one_line():
-        import nbformat
+    paths = find_notebooks(only)
+    import nbformat
 
-        from mirage_nb.memory.io import write_aside
+    from mirage_nb.files import write_aside
 
-        for path in find_notebooks(only):
-            notebook, known = nbformat.read(path, as_version=4), known_values(path.stem)
-            done, fast = execute(notebook, {}, path), execute(notebook, known["parameters"], path)
-            values = updated(known["values"], recorded(fast))
-            for line in moved(known["values"], values):
-                typer.echo(f"  {line}")
-            REGRESSION.mkdir(parents=True, exist_ok=True)
-            write_aside(path, f"{cleaned(done)}\n".encode())
-            write_json(REGRESSION / f"{path.stem}.json", known | {"values": values})
+    for path in paths:
+        notebook, known = nbformat.read(path, as_version=4), known_values(path.stem)
+        done, fast = execute(notebook, {}, path), execute(notebook, known["parameters"], path)
+        values = updated(known["values"], recorded(fast))
+        for line in moved(known["values"], values):
+            typer.echo(f"  {line}")
+        REGRESSION.mkdir(parents=True, exist_ok=True)
+        write_aside(path, f"{cleaned(done)}\n".encode())
+        write_json(REGRESSION / f"{path.stem}.json", known | {"values": values})
 
 
 def find_notebooks(only: str | None = None) -> list[Path]:
@@ -64,7 +64,8 @@ def execute(notebook, parameters: dict, path: Path, seconds: int = 1800):
     """
     import papermill
 
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # not a kernel that the user has installed elsewhere
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # not a kernel that the user has installed elsewhere
+    os.environ.pop("JUPYTER_PATH", None)  # nor one of another environment, as JupyterHub sets it
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mirage_nb.cli.console import load_pipeline, one_line
+from mirage_nb.cli.console import check_files, load_pipeline, one_line
 
 app = typer.Typer(help=__doc__, invoke_without_command=True)
 
@@ -31,20 +31,25 @@ def tiny(
 @app.command()
 def data(
     folder: Annotated[Path, typer.Option(help="Gets the walks, in shards; those that exist stay.")],
-    rooms: Annotated[int, typer.Option(help="Render the rooms 0 to ROOMS - 1.")] = 0,
+    rooms: Annotated[int, typer.Option(min=0, max=900_000, help="Render the rooms 0 to ROOMS - 1.")] = 0,
     recordings: Annotated[list[str], typer.Option(help="RGB-D as 7-Scenes has it, or video with poses.")] = [],
-    frames: Annotated[int, typer.Option(help="Frames of a walk.")] = 25,
-    size: Annotated[int, typer.Option(help="Height and width of a frame, in pixels.")] = 128,
+    frames: Annotated[int, typer.Option(min=2, max=1000, help="Frames of a walk.")] = 25,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width of a frame, in pixels.")] = 128,
 ) -> None:
     """Write walks to learn from: through procedural rooms, or cut from recordings."""
     with one_line():
-        from mirage_nb.training.data import import_recordings, write_walks
-
         if not rooms and not recordings:
             raise ValueError("rooms: nothing to write; give --rooms 720 or --recordings FOLDER")
+        for recording in recordings:
+            check_files(folders=True, recordings=recording)
+        from mirage_nb.training.data import import_recordings, write_walks
+
         if rooms:
             write_walks(folder, rooms, frames, size=size)
         if recordings:
             depth_model = load_pipeline(None).depth_estimator
-            for source, outcome in import_recordings(recordings, folder, depth_model, frames, (size, size)).items():
+            report = import_recordings(recordings, folder, depth_model, frames, (size, size))
+            for source, outcome in report.items():
                 typer.echo(f"{source}: {outcome}")
+            if not rooms and all(outcome.startswith("left out") for outcome in report.values()):
+                raise ValueError("recordings: none could be used")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
@@ -24,6 +25,14 @@ from mirage_nb.memory import io
 from mirage_nb.memory.base import Memory, rows_to_delete, write_video
 from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.reprojection import Readout, reproject
+
+POINTS = {"positions": "float32 P 3", "colors": "uint8 P 3", "footprints": "float32 P", "sizes": "int64 K"}
+
+
+class PointSettings(io.MemorySettings):
+    """The header of an `RGBPointCloud`'s file."""
+
+    max_chunks: int | None = Field(ge=1, le=2**31)
 
 
 class NoMemory:
@@ -61,9 +70,9 @@ class NoMemory:
 
     @classmethod
     def load(cls, path: str | Path) -> NoMemory:
-        _, settings = io.load_tensors(path, cls.FORMAT, ())
-        memory = cls(settings.get("stride"), settings.get("channels"))
-        memory.frames = settings.get("frames", 0)
+        _, settings = io.load_tensors(path, cls.FORMAT, {}, io.MemorySettings)
+        memory = cls(settings.stride, settings.channels)
+        memory.frames = settings.frames
         return memory
 
 
@@ -179,7 +188,7 @@ class RGBPointCloud:
 
     def save(self, path: str | Path) -> None:
         """Write the points to a safetensors file."""
-        settings = {name: getattr(self, name) for name in ("max_chunks", "stride", "channels", "frames")}
+        settings = {name: getattr(self, name) for name in PointSettings.model_fields}
         sizes = torch.tensor([len(chunk[0]) for chunk in self._chunks], dtype=torch.int64)
         tensors = {"positions": self.positions, "colors": self.colors, "footprints": self.footprints, "sizes": sizes}
         io.save_tensors(path, self.FORMAT, tensors, settings)
@@ -191,17 +200,13 @@ class RGBPointCloud:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, of another format, or inconsistent.
         """
-        tensors, settings = io.load_tensors(path, self.FORMAT, ("positions", "colors", "footprints", "sizes"))
-        sizes = tensors.pop("sizes").tolist()
-        shapes = [((sum(sizes), 3), torch.float32), ((sum(sizes), 3), torch.uint8), ((sum(sizes),), torch.float32)]
-        if [(tuple(rows.shape), rows.dtype) for rows in tensors.values()] != shapes:
-            raise ValueError(f"{path}: expected float32 positions and footprints and uint8 colors, one row a point")
-        if not tensors["positions"].isfinite().all() or not tensors["footprints"].isfinite().all():
-            raise ValueError(f"{path}: expected finite numbers, found NaN or infinity")
-        names = ("max_chunks", "stride", "channels")
-        memory = RGBPointCloud(self.encode, **{name: settings.get(name) for name in names})
+        tensors, settings = io.load_tensors(path, self.FORMAT, POINTS, PointSettings)
+        sizes, count = tensors.pop("sizes").tolist(), len(tensors["positions"])
+        if sum(sizes) != count or min(sizes, default=0) < 0 or len(sizes) > (settings.max_chunks or len(sizes)):
+            raise ValueError(f"{path}: sizes: expected points of each write kept, {count} in all, got {str(sizes):.60}")
+        memory = RGBPointCloud(self.encode, **settings.model_dump(exclude={"frames"}))
         memory._chunks.extend(zip(*(rows.clone().split(sizes) for rows in tensors.values())))
-        memory.frames = settings.get("frames", 0)
+        memory.frames = settings.frames
         return memory
 
 

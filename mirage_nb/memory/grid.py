@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
@@ -28,8 +30,18 @@ POLICIES = ("keep_first", "finest", "average", "append")
 CLOSER_LOOK = 1.5  # a view looks closer where the memory's tokens are wider than this many times its own
 BATCH = 4096  # rows that are projected at once
 FORMAT = "mirage-latent-grid"
-SETTINGS = ("voxel_size", "policy", "stride", "channels", "tolerance")
-COLUMNS = ("positions", "tokens", "footprints", "written", "views")
+COLUMNS = {
+    "positions": "float32 P 3", "tokens": "float P C", "footprints": "float32 P", "written": "int32 P",
+    "views": "int32 P",
+}  # fmt: skip
+
+
+class Settings(io.MemorySettings):
+    """The header of a file: the arguments of the constructor, and how many frames were written."""
+
+    voxel_size: float = Field(gt=0, le=1e6)
+    policy: Literal[POLICIES]
+    tolerance: float = Field(gt=0, le=1e6)
 
 
 class LatentGrid:
@@ -294,7 +306,7 @@ class LatentGrid:
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file."""
-        settings = {name: getattr(self, name) for name in (*SETTINGS, "frames")}
+        settings = {name: getattr(self, name) for name in Settings.model_fields}
         io.save_tensors(path, FORMAT, {name: self._columns[name].all() for name in COLUMNS}, settings)
 
     @classmethod
@@ -310,18 +322,14 @@ class LatentGrid:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, of another format, or inconsistent.
         """
-        rows, settings = io.load_tensors(path, FORMAT, COLUMNS)
-        try:
-            grid = cls(**{name: settings[name] for name in SETTINGS}, device="cpu" if lazy else device or "cpu")
-            grid.frames, count = int(settings["frames"]), len(rows["positions"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: broken header: {error}") from None
-        shapes = {"positions": (count, 3), "tokens": (count, grid.channels or 0)}
-        for name, value in rows.items():
-            shape, dtype = shapes.get(name, (count,)), grid._columns[name].all().dtype
-            fits = tuple(value.shape) == shape and (name == "tokens" or value.dtype == dtype)
-            if not fits or not ((lazy and name == "tokens") or value.isfinite().all()):
-                raise ValueError(f"{path}: {name}: expected finite {shape}, got {value.dtype} {tuple(value.shape)}")
+        layout = COLUMNS | ({"tokens": "~float P C"} if lazy else {})  # a check would read all of them
+        rows, settings = io.load_tensors(path, FORMAT, layout, Settings)
+        if rows["tokens"].shape[1] != (settings.channels or 0):
+            raise ValueError(f"{path}: tokens: expected {settings.channels} channels, got {rows['tokens'].shape[1]}")
+        if (rows["footprints"] < 0).any() or (rows["views"] < 1).any():
+            raise ValueError(f"{path}: expected footprints of at least 0 and views of at least 1")
+        grid = cls(**settings.model_dump(exclude={"frames"}), device="cpu" if lazy else device or "cpu")
+        grid.frames = settings.frames
         for name, value in rows.items():
             in_file = lazy and name == "tokens"
             grid._columns[name] = Column(value if in_file else value.clone(), in_file)

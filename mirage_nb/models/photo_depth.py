@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from mirage_nb.files import to_one_line
 from mirage_nb.models.vae import as_uint8
 
 DEPTH_ANYTHING = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
@@ -27,11 +28,19 @@ def load_pretrained(argument: str, kind: str, name: str, *autos):
     """
     for auto in autos:
         try:
-            model = getattr(transformers, auto).from_pretrained(name, use_safetensors=True, dtype="float32")
-            return model.eval(), transformers.AutoImageProcessor.from_pretrained(name)
+            options = {"use_safetensors": True, "trust_remote_code": False, "dtype": "float32"}
+            model, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
+            if found["missing_keys"]:
+                missing = sorted(found["missing_keys"])[0]
+                raise FileNotFoundError(f"{argument}: {name} lacks weights, such as {missing}")
+            return model.eval(), transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(f"{argument}: {name} can't be loaded ({reason})") from None
+        except RuntimeError as error:  # weights of other shapes
+            raise ValueError(f"{argument}: {name} can't be loaded ({to_one_line(error):.200})") from None
         except (ValueError, KeyError):
             continue
     raise ValueError(f"{argument}: {name} is no {kind} of transformers")

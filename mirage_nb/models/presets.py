@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mirage_nb.models.control import EXTRA_CHANNELS
+from mirage_nb.models.folders import BUNDLED
 
 TINY_TRANSFORMER = dict(
     num_attention_heads=4, attention_head_dim=64, in_channels=16, out_channels=16, text_dim=None, freq_dim=256,
@@ -30,7 +31,7 @@ WAN22_TEXT_ENCODER = dict(
 
 def bundled_model() -> Path:
     """The folder of the trained model that comes with the project."""
-    return Path(__file__).resolve().parents[2] / "data" / "mirage-tiny"
+    return BUNDLED
 
 
 def build_scheduler(flow_shift: float = 3.0):

@@ -17,11 +17,16 @@ from mirage_nb.data.recordings.pose_scale import with_estimated_depth
 from mirage_nb.data.recordings.posed_video import read_posed_video
 from mirage_nb.data.recordings.rgbd import read_rgbd
 from mirage_nb.data.rooms.room import Room
-from mirage_nb.memory.io import load_tensors, save_tensors
+from mirage_nb.files import remove_stale
+from mirage_nb.memory.io import is_whole, load_tensors, save_tensors
 from mirage_nb.models.vae import as_pixels
 
 ROOMS_PER_SHARD = 16
-FORMAT, NAMES = "mirage-walks", ("frames", "depth", "moving", "c2w", "intrinsics")
+FORMAT = "mirage-walks"
+LAYOUT = {
+    "frames": "uint8 R T H W 3", "depth": "~float16 R T H W", "moving": "bool R T H W", "c2w": "float32 R T 4 4",
+    "intrinsics": "float32 R T 4",
+}  # fmt: skip
 HELD_OUT = 900_000  # rooms with this seed or a higher one are for evaluation, never for training
 USEFUL_DEPTH = 0.3  # share of a recorded frame's pixels whose depth must be measured: most of a memory's cells
 
@@ -35,9 +40,10 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
         raise ValueError(f"rooms: seeds from {HELD_OUT} on are held out, {first_seed} + {rooms} reaches them")
     folder, end = Path(folder), first_seed + rooms
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
     for first in tqdm(range(first_seed, end, ROOMS_PER_SHARD), desc=folder.name, disable=None):
         path, walks = folder / f"walks-{first:07d}.safetensors", []
-        for seed in range(first, min(first + ROOMS_PER_SHARD, end)) if not path.exists() else ():
+        for seed in range(first, min(first + ROOMS_PER_SHARD, end)) if not is_whole(path) else ():
             room = Room(seed)
             try:
                 cameras = room.walk(num_frames, size=(size, size))
@@ -59,12 +65,13 @@ def import_recordings(
     """
     folder, report = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
     for source in map(str, sources):
         # The name depends on the source's path alone, so another list of sources finds the same shard.
         name = hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:12]
         path = folder / f"walks-{name}.safetensors"
         try:
-            if not path.exists():
+            if not is_whole(path):
                 _write_shard(path, _recorded_walks(source, depth_model, num_frames, size))
             report[source] = f"{len(Walks(path))} walks"
         except (ValueError, OSError) as error:
@@ -109,10 +116,10 @@ class Walks:
         paths = [Path(source)] if Path(source).is_file() else sorted(Path(source).glob("walks-*.safetensors"))
         if not paths:
             raise FileNotFoundError(f"walks: no walks-*.safetensors in {source}; `mirage-nb train data` writes them")
-        shards = [load_tensors(path, FORMAT, NAMES)[0] for path in paths]
-        if len({shard["depth"].shape[1:] for shard in shards}) > 1:
+        shards = [load_tensors(path, FORMAT, LAYOUT)[0] for path in paths if is_whole(path)]
+        if len({shard["depth"].shape[1:] for shard in shards}) != 1:
             raise ValueError(f"walks: expected one length and one frame size in {source}")
-        self.tensors = {name: torch.cat([shard[name] for shard in shards]) for name in NAMES}
+        self.tensors = {name: torch.cat([shard[name] for shard in shards]) for name in LAYOUT}
 
     def __len__(self) -> int:
         return len(self["c2w"])

@@ -7,6 +7,7 @@ the same batches as an uninterrupted one.
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,29 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
+from mirage_nb.files import Schema, parse, remove_stale
+from mirage_nb.memory.io import is_whole, load_tensors, save_tensors, write_aside
 
 FORMAT = "mirage-training"
+
+
+class Settings(Schema):
+    """The header of a checkpoint: the next step."""
+
+    step: int = Field(ge=0)
+
+
+class Row(Settings):
+    """A row of the log: the loss of a step, and figures."""
+
+    model_config = ConfigDict(extra="allow")
+    loss: float
+
+
 BatchLoss = Callable[[nn.Module, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 
@@ -42,6 +60,7 @@ def fit(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
     checkpoint, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
     model.to(accelerator.device)
@@ -55,9 +74,10 @@ def fit(
         optimizer.state[p] = moments | {"step": torch.zeros((), device=p.device)}
         parts = {"weight": p.detach(), "average": shadow, **optimizer.state[p]}
         tensors |= {f"{part}/{name}": tensor for part, tensor in parts.items()}
-    if checkpoint.exists():
-        stored, settings = load_tensors(checkpoint, FORMAT, tuple(tensors))
-        first = average.optimization_step = settings["step"]
+    if is_whole(checkpoint):
+        layout = {n: " ".join(map(str, (t.dtype, *t.shape))).removeprefix("torch.") for n, t in tensors.items()}
+        stored, settings = load_tensors(checkpoint, FORMAT, layout, Settings)
+        first = average.optimization_step = settings.step
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
     optimizer.param_groups[0]["initial_lr"] = lr
@@ -91,5 +111,9 @@ def fit(
 
 
 def read_log(path: Path) -> list[dict]:
-    """The rows of `log.jsonl`, none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The rows of `log.jsonl`, none if there is no such file. A last one that was cut is dropped with a warning."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    if lines and not lines[-1].endswith("}"):
+        warnings.warn(f"{path}: the last row was cut off, perhaps by a full disk; it is dropped", stacklevel=2)
+        lines.pop()
+    return [parse(Row, line, f"{path}, row {number}").model_dump() for number, line in enumerate(lines, 1)]

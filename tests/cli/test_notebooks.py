@@ -218,6 +218,15 @@ def test_run_refreshes_a_notebook_and_its_values(small: Path) -> None:
     assert list(small.parent.iterdir()) == [small]
 
 
+def test_a_kernel_of_another_environment_is_not_used(small: Path, tmp_path: Path, monkeypatch) -> None:
+    """As JupyterHub sets it: a python3 kernel that comes first in JUPYTER_PATH, and can't run."""
+    (tmp_path / "foreign" / "kernels" / "python3").mkdir(parents=True)
+    spec = {"argv": ["/nowhere/python3", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (tmp_path / "foreign" / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "foreign"))
+    notebooks.execute(read(small), {}, small)
+
+
 def test_a_failing_notebook_stays_as_it_was(small: Path) -> None:
     notebook = read(small)
     notebook.cells[1].source += "\nraise KeyError('lost')"

@@ -19,9 +19,10 @@ def test_rooms_become_walks(tmp_path):
     assert Walks(tmp_path / "walks")["frames"].shape == (1, 5, 64, 64, 3)
 
 
-def test_a_recording_that_does_not_fit_is_named(tmp_path):
-    done = run("data", "--folder", tmp_path / "walks", "--recordings", tmp_path / "nothing")
-    assert done.exit_code == 0 and "nothing: left out" in done.output
+def test_recordings_that_do_not_fit_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = run("data", "--folder", tmp_path / "walks", "--recordings", tmp_path / "empty")
+    assert done.exit_code == 2 and "empty: left out" in done.output and "recordings: none could be used" in done.output
 
 
 @pytest.mark.parametrize(

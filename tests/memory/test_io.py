@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from scenes import camera, pose, room_views
 
 from mirage_nb import Points
 from mirage_nb.memory import io as grid_io
-from mirage_nb.memory.grid import COLUMNS, LatentGrid
+from mirage_nb.memory.grid import COLUMNS, LatentGrid, Settings
 
 HERE, TURN = pose(), pose((0.1, 0.0, 0.1), (0.0, 0.25, 0.0))
 
@@ -100,7 +101,8 @@ def test_broken_files_are_refused(tmp_path):
         bad.write_bytes(part)
         with pytest.raises(ValueError, match="bad.safetensors: not a whole safetensors file"):
             LatentGrid.load(bad)
-    rows, settings = grid_io.load_tensors(path, "mirage-latent-grid", COLUMNS)
+    rows, header = grid_io.load_tensors(path, "mirage-latent-grid", COLUMNS, Settings)
+    settings = header.model_dump()
     for change, message in [
         ({"tokens": rows["tokens"][:, :2]}, "tokens: expected"),
         ({"positions": rows["positions"][:5]}, "expected"),
@@ -132,8 +134,8 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid_io.os, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="the disk of .* is full"):
             written(TURN).save(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(FileNotFoundError, match="folder"):

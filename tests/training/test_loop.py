@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -92,3 +94,20 @@ def test_every_row_is_told(tmp_path):
     seen = []
     fit(line(), quadratic, steps=4, folder=tmp_path, lr=1e-2, log_every=2, on_log=lambda rows: seen.append(len(rows)))
     assert [row["step"] for row in read_log(tmp_path / "log.jsonl")] == [0, 2, 3] and seen == [1, 2, 3]
+
+
+def test_after_a_full_disk_training_goes_on(tmp_path):
+    """A cut checkpoint and a cut last row are dropped, with a word; a row that is none is refused by its number."""
+    options = dict(steps=6, lr=1e-2, warmup=1, checkpoint_minutes=0, log_every=1)
+    whole = fit(line(), quadratic, folder=tmp_path, **options)
+    log, checkpoint = tmp_path / "log.jsonl", tmp_path / "checkpoint.safetensors"
+    log.write_text(log.read_text()[:-9])
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    (tmp_path / f".log.jsonl.{os.getpid()}-abc.mirage-tmp").write_text("of a killed process")
+    with pytest.warns(UserWarning, match="log.jsonl: the last row was cut off") as said:
+        again = fit(line(), quadratic, folder=tmp_path, **options)
+    assert any("checkpoint.safetensors: cut off" in str(each.message) for each in said)
+    assert torch.equal(whole.weight, again.weight) and len(read_log(log)) == 6 and not list(tmp_path.glob(".*"))
+    log.write_text('{"step": 0, "loss": 1.0}\n{"step": "a"}\n')
+    with pytest.raises(ValueError, match="log.jsonl, row 2: step"):
+        read_log(log)
