@@ -59,7 +59,7 @@ def robust_line(x: Tensor, y: Tensor, steps: int = 10) -> tuple[float, float]:
 
     It starts from the median slope of far pairs, and drops what is off by three deviations, again and again.
     """
-    x, y = x.double(), y.double()
+    x, y = x.cpu().double(), y.cpu().double()  # Apple's MPS has no float64
     order = x.argsort(stable=True)
     half = len(x) // 2
     low, high = order[:half], order[len(x) - half :]

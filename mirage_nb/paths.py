@@ -79,7 +79,7 @@ def camera_path(
     if start is None:
         return path.float()
     Cameras(start, torch.tensor([1.0, 1.0, 0.5, 0.5]), (1, 1))  # raises where it is not one finite and rigid matrix
-    return (start.double() @ path.to(start.device)).float()
+    return (start.cpu().double() @ path.cpu()).float().to(start.device)  # Apple's MPS has no float64
 
 
 def there_and_back(out_path: Tensor) -> Tensor:

@@ -60,10 +60,14 @@ class MiragePipeline(DiffusionPipeline):
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
-            ValueError: a weights file is truncated.
+            ValueError: a weights file is truncated, lacks weights, or holds some that are not finite.
         """
         checks.check_model_folder(pretrained_model_name_or_path)
-        return super().from_pretrained(pretrained_model_name_or_path, **{"use_safetensors": True, **kwargs})
+        options = {"use_safetensors": True} | kwargs | {"trust_remote_code": False}
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **options)
+        if "device_map" not in kwargs:
+            checks.check_weights(pipe.components)
+        return pipe
 
     @classmethod
     def from_wan(cls, source=WAN, branch=None, lora=None, depth_estimator=None, torch_dtype=torch.bfloat16, **options):

@@ -115,13 +115,10 @@ def load_pipeline(folder: str | None, **options):
 
     source = str(BUNDLED if folder is None else folder)
     check_model_folder(source)  # before the libraries, which take seconds
-    from mirage_nb.checks import check_weights
     from mirage_nb.pipeline import MiragePipeline
 
     quiet()
-    pipe = MiragePipeline.from_pretrained(source, **options)
-    check_weights(pipe.components)
-    return pipe
+    return MiragePipeline.from_pretrained(source, **options)
 
 
 def write_json(path: Path, content: dict) -> None:

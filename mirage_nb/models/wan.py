@@ -34,7 +34,7 @@ def load_wan(
             read_names(kind, file)
     # Half precision in the VAE would lose what the latents hold, so it stays in float32, as in Wan's own examples.
     dtypes = torch_dtype if isinstance(torch_dtype, dict) else {"default": torch_dtype, "vae": torch.float32}
-    options = {"use_safetensors": True, "torch_dtype": dtypes} | options
+    options = {"use_safetensors": True, "torch_dtype": dtypes} | options | {"trust_remote_code": False}
     try:
         _check_index(source, DiffusionPipeline.load_config(source), options)
         with warnings.catch_warnings():
@@ -69,6 +69,9 @@ def _check_index(source: str, index: dict, options: dict) -> None:
 
 def move_to_best_device(pipe) -> str:
     """Move a pipeline to where it runs best on this machine, and say where: on the GPU, part by part, or on the CPU."""
+    if torch.backends.mps.is_available():
+        pipe.to("mps")
+        return "Apple's GPU"
     if not torch.cuda.is_available():
         return "the CPU"
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]

@@ -23,7 +23,7 @@ def latent_colours(latents: Tensor, frames: Tensor) -> Tensor:
     n, channels, h, w = latents.shape
     pixels = torch.as_tensor(frames).movedim(-1, 1).float() / 255
     means = torch.nn.functional.adaptive_avg_pool2d(pixels, (h, w)).permute(0, 2, 3, 1).reshape(-1, 3)  # (N*h*w, 3)
-    rows = latents.float().permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = latents.cpu().float().permute(0, 2, 3, 1).reshape(-1, channels)
     rows = torch.cat([rows, torch.ones(len(rows), 1)], 1).double()  # (N*h*w, C+1)
     # A little ridge: too few cells to tell all channels apart have an answer as well.
     ridge = 1e-3 * len(rows) * torch.eye(channels + 1, dtype=torch.float64)

@@ -22,9 +22,7 @@ PROMPT, NEGATIVE = "a room with red chairs", "blurry"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A Wan pipeline of diffusers, and the folder where it is saved."""
-    from diffusers.pipelines.wan import pipeline_wan_i2v
 
-    pipeline_wan_i2v.ftfy = SimpleNamespace(fix_text=str)  # not installed here; it mends nothing in these prompts
     folder = tmp_path_factory.mktemp("wan")
     pipe = write_wan(folder)
     pipe.set_progress_bar_config(disable=True)
