@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.checks import one_of
-from mirage_nb.formats.readers import OPENGL, invert
+from mirage_nb.formats.trajectory import OPENGL, invert
 from mirage_nb.memory.io import save_ply, write_aside
 
 EXPORTS = ("nerfstudio", "colmap")
