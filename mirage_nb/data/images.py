@@ -3,8 +3,6 @@
 Colours are averaged. Depth is never mixed, since a mix of a near and a far surface is a surface that hangs in the air.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

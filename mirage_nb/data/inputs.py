@@ -1,7 +1,5 @@
 """What the command line can start from: a procedural room, a recording, a photo with or without a trajectory."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from dataclasses import replace
@@ -60,17 +58,16 @@ def read_input(
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale: expected a positive number, got {scale}")
     if (file.is_dir() and not any(file.glob("img.*"))) or file.suffix.lower() in VIDEOS:
-        scene = _read_recording(file, frames, size, reading)
+        scene = _read_recording(file, frames, size, scale, reading)
     elif file.is_dir():
         scene = read_photo(file, size)
-        scene.cameras = scene.cameras[:frames]
+        scene.cameras = moved(scene.cameras[:frames], scale)
     elif isinstance(path, Trajectory):
         scene, path = read_photo(file, size, fov=fov, trajectory=path), None
     else:
         scene, path = read_photo(file, size, fov=fov), path or RETURNING
     if scene.depth is None:
         scene.note = f"depth is estimated, trust its shape more than its metres; {scene.note}"
-        scene.cameras = moved(scene.cameras, scale)
     if scene.depth is None and any(value is not None for value in reading.values()):
         raise ValueError(f"INPUT: it has no depth, which the options {', '.join(reading)} are for")
     if path is None:
@@ -79,13 +76,13 @@ def read_input(
     return replace(scene, cameras=_walk(scene.cameras, path, frames), depth=depth, truth=None)
 
 
-def _read_recording(file: Path, frames: int, size: tuple[int, int], reading: dict) -> Scene:
+def _read_recording(file: Path, frames: int, size: tuple[int, int], scale: float, reading: dict) -> Scene:
     if load_recording(file).depths:
         clip = read_rgbd(file, size, slice(frames), **reading)
         return Scene(clip.frames[0], clip.cameras, depth=clip.depth, truth=clip.frames)
     video, cameras = read_posed_video(file, size, slice(frames))
-    note = "its path is taken to be in metres (--scale)"
-    return Scene(video[0], cameras.relative_to(cameras.c2w[0]), truth=video, note=note)
+    cameras = moved(cameras.relative_to(cameras.c2w[0]), scale)
+    return Scene(video[0], cameras, truth=video, note=f"a unit of its path is taken for {scale:g} m (--scale)")
 
 
 def _walk(cameras: Cameras, path: str | Trajectory, frames: int) -> Cameras:

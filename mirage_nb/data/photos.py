@@ -1,7 +1,5 @@
 """Photos: the image, and the lens from EXIF, from a stated field of view, or assumed."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

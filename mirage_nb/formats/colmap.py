@@ -4,8 +4,6 @@ COLMAP's poses are w2c: a quaternion w x y z and a translation, OpenCV axes, in 
 half-integers, as ours.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import warnings

@@ -4,8 +4,6 @@ nerfstudio/transforms.json, images/*.png, depths/*.png (millimetres, 16 bit), po
 colmap/images/*.png, colmap/sparse/0/{cameras,images,points3D}.txt
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

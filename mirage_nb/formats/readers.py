@@ -5,8 +5,6 @@ holds. Matrices alone do not say whether they are c2w or w2c (the inverse of an 
 right): the format does.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Sequence

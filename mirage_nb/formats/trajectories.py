@@ -3,8 +3,6 @@
 To add a format, write a reader and give it a line in `FORMATS`. What is known and not read has one in `NAMED`.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -131,8 +129,9 @@ def load_trajectory(path: str | Path) -> Trajectory:
     try:
         format, file = _find(path)
         trajectory = format.read(file)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        message = f"{error} is missing" if isinstance(error, KeyError) else error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{error} is missing" if isinstance(error, KeyError) else f"it is malformed ({error})"
+        message = error if isinstance(error, ValueError) else message
         raise ValueError(f"trajectory: {path}: {message}") from error
     if not trajectory.pictures:
         return trajectory

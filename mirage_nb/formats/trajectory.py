@@ -133,7 +133,9 @@ def find_pictures(names: Sequence[str], roots: Sequence[Path]) -> list[Path]:
                 if file.suffix.lower() in PICTURES:
                     known.setdefault(_bare(file), []).append(file)
         exact = [root / name for name in names]
-        found = [max(known.get(_bare(x), [x]), key=lambda file: (file == x, _shared(file, x))) for x in exact]
+        found = [
+            x if x.is_file() else max(known.get(_bare(x), [x]), key=lambda file: _shared(file, x)) for x in exact
+        ]  # fmt: skip
         there = [file for file in found if file.is_file()]
         if len(set(there)) < len(there):
             raise ValueError("the names of two poses fit one picture")

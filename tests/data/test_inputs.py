@@ -48,6 +48,9 @@ def test_one_path_at_most(tmp_path):
     assert torch.equal(choose_path(None, None, tmp_path / "a.txt", 3).c2w, load_trajectory(tmp_path / "a.txt").c2w[:3])
     walked = choose_path(None, None, tmp_path / "a.txt", 3, scale=0.5)
     assert walked.c2w[:, 0, 3].tolist() == [0, 0.5, 1]
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    scene = read_input(str(tmp_path / "a.png"), walked, size=(16, 24), scale=0.5)
+    assert scene.cameras.c2w[:, 0, 3].tolist() == [0, 0.5, 1], "once"
     with pytest.raises(ValueError, match="path: expected at most one"):
         choose_path("pan_left", "w-3", None, 9)
 

@@ -140,6 +140,10 @@ def test_pictures_are_found_by_name(tmp_path):
     found = find_pictures(names, [tmp_path / "nowhere", tmp_path])
     expected = ["images/right/1.jpg", "images/left/1.jpg", "images_4/IMG 2.5.JPG", "none.png"]
     assert [str(file.relative_to(tmp_path)) for file in found] == expected
+    there = tmp_path / "elsewhere.png"
+    there.touch()
+    (tmp_path / "images" / "elsewhere.png").touch()
+    assert find_pictures([str(there)], [tmp_path / "images"]) == [there], "where the file says, if it is there"
     with pytest.raises(ValueError, match="two poses fit one picture"):
         find_pictures(["a/IMG 2.5.png", "b/IMG 2.5.png"], [tmp_path])
 

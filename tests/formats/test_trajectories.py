@@ -79,7 +79,7 @@ W2C_SCALED = json.dumps((2 * np.array(known_camera.W2C) - np.diag([0, 0, 0, 1]))
         ("a.txt", "hello\n", "in one of the formats .*; found none"),
         ("a.txt", "", "in one of the formats .*; found none"),
         ("a.bin", "PK\x03\x04", "in one of the formats .*; found none"),
-        ("a.npz", "PK\x03\x04", "a.npz: File is not a zip file"),
+        ("a.npz", "PK\x03\x04", "a.npz: it is malformed .File is not a zip file"),
         ("a.txt", "https://x\n", "found none"),
         (
             "a.txt",
@@ -98,6 +98,8 @@ W2C_SCALED = json.dumps((2 * np.array(known_camera.W2C) - np.diag([0, 0, 0, 1]))
         ("a.json", '{"c2w": []}', "found none"),
         ("a.json", '{"frames": [{}]}', "'transform_matrix' is missing"),
         ("a.json", "[1]", "found none"),
+        ("a.json", '{"frames": [5]}', "it is malformed"),
+        ("a.json", '{"frames": [{"transform_matrix": [[1]], "file_path": 5}]}', "transform_matrix: expected"),
         ("a.json", "[[[1, 0, 0, 0]]]", "this is a list of matrices.*c2w or w2c"),
         ("a.json", '{"frame0": {"cam01": ""}}', "this is ReCamMaster's"),
         ("a.csv", ",".join(["1"] * 17), "this is the state of EuRoC's IMU"),

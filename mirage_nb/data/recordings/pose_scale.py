@@ -4,8 +4,6 @@ A reconstruction's poses have whatever unit it was left in, and a depth network 
 meets the network's metres when it generates, so training wants the poses in them: one factor for the whole clip.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Posed video without depth: frames, and a camera path in a format of `mirage_nb.formats`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +64,7 @@ def posed_frames(
 ) -> tuple[Iterator[Image.Image], Trajectory]:
     """The pictures of some poses of a trajectory, one at a time, since a recording may be long; and these poses."""
     source = Path(source)
-    named, videos = any(p.is_file() for p in trajectory.pictures or []), _videos(source)
+    videos, named = _videos(source), source.is_dir() and any(p.is_file() for p in trajectory.pictures or [])
     total = None if trajectory.numbers else len(trajectory)
     if not videos and not trajectory.pictures:
         homes = (p for p in (source / home for home in HOMES) if p.is_dir())

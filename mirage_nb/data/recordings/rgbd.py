@@ -1,7 +1,5 @@
 """RGB-D recordings: colour, depth and poses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
