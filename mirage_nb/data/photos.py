@@ -40,7 +40,8 @@ def read_photo(
         if (path / "prompt.txt").exists():
             prompt = (path / "prompt.txt").read_text().strip() or None
         path, trajectory, fov = photos[0], load_trajectory(path), None
-        trajectory.cameras((1, 1))  # raises where there are no intrinsics
+        if trajectory.intrinsics is None:
+            trajectory.cameras((1, 1))  # raises
         image = open_picture(path)  # its camera is that of the pixels as they are stored
     else:
         image = ImageOps.exif_transpose(open_picture(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,9 @@ def test_bad_posed_photos(tmp_path):
 
 @needs_real
 def test_real_posed_photo():
-    photo = read_photo(REAL / "posed_photo", (88, 156))  # the photo is 1248x704: an eighth, uncropped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        photo = read_photo(REAL / "posed_photo", (88, 156))  # the photo is 1248x704: an eighth, uncropped
     assert photo.image.shape == (88, 156, 3) and len(photo.cameras) == 193 and "dining" in photo.prompt
     fx, fy, cx, cy = photo.cameras.intrinsics[0].tolist()
     assert fx == pytest.approx(fy, rel=2e-3) and (cx, cy) == (pytest.approx(78, abs=1), pytest.approx(44, abs=1))
