@@ -6,7 +6,7 @@ a surface that is lifted from one frame lies, in another frame, at the depth tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -18,14 +18,15 @@ from mirage_nb.cameras import Cameras
 
 GAPS = (2, 4, 8, 16, 32)  # frames between two views: small steps overlap, large ones have parallax
 POINTS = 1200  # of each view
-TOLERANCE = 0.02  # relative difference in depth at which a point still agrees
+TOLERANCES = (0.02, 0.05, 0.1)  # relative differences in depth at which a point still agrees: sensors differ
 MIN_LANDED = 0.2  # share of the points that must land in the other views: a few may fit by chance
 # Another reading is taken where it fits this well, better by so much, and misses less than so much of what was missed:
 # noise and what moves must not decide. Measured: right readings 0.90 (Kinect) to 1.00, wrong ones up to 0.93.
 FITS, MIN_GAIN, MISSES = 0.6, 0.03, 0.5
 SURE, CLOSE = 0.98, 0.85  # shares from which nothing else is tried, and no two changes at once
 TWICE = {"axes", "w2c", "depth_kind"}  # of two changes, one at least is of these: two units are one unit's error
-ROUGHLY = 0.4  # share that must fit within five times the tolerance, where no reading is better
+UNITS = {"pose_unit", "depth_unit"}
+ROUGHLY = 0.4  # share that must fit within the largest of TOLERANCES, where no reading is better
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,21 @@ def moved(cameras: Cameras, factor: float | Tensor) -> Cameras:
     return replace(cameras, c2w=c2w)
 
 
-def agreement(depth: Tensor, cameras: Cameras, tolerance: float = TOLERANCE) -> float:
-    """The share, in [0, 1], of points lifted from a frame that lie at the depth which other frames measured there.
+def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOLERANCES) -> Tensor:
+    """The shares, in [0, 1], of points lifted from a frame that lie at the depth which other frames measured there, up
+    to each of some relative differences.
 
-    depth is (N, H, W) z-depth of N cameras; 0 = unknown. What moved or was hidden counts as a miss. The share is 0
+    depth is (N, H, W) z-depth of N cameras; 0 = unknown. What moved or was hidden counts as a miss. The shares are 0
     where hardly a point lands in another frame.
     """
-    agreed = landed = total = 0
+    agreed, landed, total = torch.zeros(len(tolerances)), 0, 0
     for *_, z, there in landings(depth, cameras, POINTS, 2, torch.ones(1)):
-        agreed += int(((z - there).abs() < tolerance * there).sum())
-        landed += int((there > 0).sum())
+        known = there > 0
+        off = (z[known] / there[known] - 1).abs()
+        agreed += (off < torch.tensor(tolerances)[:, None]).sum(1)
+        landed += len(off)
         total += z.numel()
-    return agreed / landed if landed > MIN_LANDED * total else 0.0
+    return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(tolerances))
 
 
 def check_reading(depth: Tensor, cameras: Cameras, native: Reading, reading: Reading | None = None) -> None:
@@ -133,7 +137,7 @@ def check_reading(depth: Tensor, cameras: Cameras, native: Reading, reading: Rea
         reading: what the user says, if not `native`.
     """
 
-    def fit(reading: Reading) -> float:
+    def fit(reading: Reading) -> Tensor:
         return agreement(*read_as(reading, native, depth, cameras))
 
     chosen = reading = reading or native
@@ -141,16 +145,19 @@ def check_reading(depth: Tensor, cameras: Cameras, native: Reading, reading: Rea
     pairs = [a | b for a, b in combinations(changes, 2) if a.keys() != b.keys() and (a | b).keys() & TWICE]
     given = best = fit(chosen)
     still = fit(replace(chosen, pose_unit=1e9))  # a unit that fits no better than a still camera is not told
+    shown = 0
     for some, enough in ((changes, SURE), (pairs, CLOSE)):
-        if best >= enough:
+        if best[shown] >= enough:
             break
-        share, other = max(((fit(x), x) for x in (replace(chosen, **c) for c in some)), key=lambda x: x[0])
-        if share > max(FITS, best + MIN_GAIN) and 1 - share < MISSES * (1 - max(best, still)):
-            reading, best = other, share
+        share, change = max(((fit(replace(chosen, **x)), x) for x in some), key=lambda x: x[0].sum())
+        bar = torch.maximum(best, still) if change.keys() <= UNITS else best
+        better = (share > FITS) & (share > best + MIN_GAIN) & (1 - share < MISSES * (1 - bar))
+        if better.any():  # where the depth is noisy, at the larger differences only
+            reading, best, shown = replace(chosen, **change), share, int(better.nonzero()[0])
+    within = f"of the points fit within {TOLERANCES[shown]:.0%}"
     if reading != chosen:
         options = reading.options(native) or "the format's own reading"
-        shares = f"{given:.0%} of the points fit as they are read, {best:.0%} do with {options}"
+        shares = f"{given[shown]:.0%} {within} as they are read, {best[shown]:.0%} do with {options}"
         raise ValueError(f"depth and poses do not agree: {shares}")
-    rough = agreement(*read_as(chosen, native, depth, cameras), 5 * TOLERANCE)
-    if 0 < rough < ROUGHLY:
-        raise ValueError(f"depth and poses do not agree: {rough:.0%} of the points fit within {5 * TOLERANCE:.0%}")
+    if 0 < given[-1] < ROUGHLY:
+        raise ValueError(f"depth and poses do not agree: {given[-1]:.0%} of the points fit within {TOLERANCES[-1]:.0%}")

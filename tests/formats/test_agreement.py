@@ -17,10 +17,11 @@ def clip(seed: int, path: str | None = None) -> Clip:
 
 def test_the_share_of_points_that_agree():
     right = clip(5)
-    assert agreement(right.depth, right.cameras) > 0.95
-    assert agreement(right.depth, moved(right.cameras, 5.0)) < 0.9 * agreement(right.depth, right.cameras)
-    assert agreement(right.depth[:1], right.cameras[:1]) == 0, "nothing to compare with"
-    assert agreement(torch.zeros(12, 48, 64), right.cameras) == 0
+    shares = agreement(right.depth, right.cameras)
+    assert shares[0] > 0.95 and (shares.diff() >= 0).all() and shares[-1] <= 1
+    assert agreement(right.depth, moved(right.cameras, 5.0))[0] < 0.9 * shares[0]
+    for depth, cameras in ((right.depth[:1], right.cameras[:1]), (torch.zeros(12, 48, 64), right.cameras)):
+        assert not agreement(depth, cameras).any(), "nothing to compare with"
 
 
 @pytest.mark.parametrize("seed", [5, 6])
@@ -31,6 +32,9 @@ def test_the_right_reading_is_left_alone(seed, noise, unknown):
     depth = right.depth * torch.exp(noise * torch.randn(right.depth.shape, generator=generator))
     depth[torch.rand(depth.shape, generator=generator) < unknown] = 0
     check_reading(1000 * depth, right.cameras, Reading())
+    wrong = read_as(Reading("opengl"), Reading(), depth, right.cameras)[1]
+    with pytest.raises(ValueError, match="do with --axes opengl$"):
+        check_reading(1000 * depth, wrong, Reading())
 
 
 def test_a_camera_that_only_turns_tells_axes_and_no_unit():
