@@ -62,7 +62,7 @@ class Reading:
 CHANGES = (
     {"axes": "opengl"}, {"axes": "opencv"}, {"w2c": True}, {"w2c": False}, {"pose_unit": 1000}, {"pose_unit": 100},
     *({"depth_unit": unit} for unit in (1, 100, 256, 1000, 5000, 6553.5, 10000)),
-    {"depth_kind": "inverse"}, {"depth_kind": "ray"},
+    {"depth_kind": "ray"}, *({"depth_kind": "inverse", "depth_unit": unit} for unit in (1, 1000, 10000)),
 )  # fmt: skip
 
 
