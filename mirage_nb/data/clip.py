@@ -1,7 +1,5 @@
 """What the sources of data give: a `Clip` has posed frames with depth, a `Scene` is where a generated walk starts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,6 +1,4 @@
-"""What the command line can start from: a procedural room, an RGB-D folder, a photo with or without a trajectory."""
-
-from __future__ import annotations
+"""What the command line can start from: a procedural room, a recording, a photo with or without a trajectory."""
 
 import contextlib
 import warnings
@@ -8,41 +6,47 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Scene
 from mirage_nb.data.photos import read_photo
+from mirage_nb.data.recordings.posed_video import VIDEOS, load_recording, read_posed_video
 from mirage_nb.data.recordings.rgbd import read_rgbd
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.formats import Trajectory, load_trajectory
+from mirage_nb.formats.agreement import moved
 from mirage_nb.paths import RETURNING, actions_to_c2w, camera_path
 
 
 def choose_path(
-    path: str | None, action: str | None, trajectory: str | Path | None, frames: int
+    path: str | None, action: str | None, trajectory: str | Path | None, frames: int, scale: float = 1.0
 ) -> str | Trajectory | None:
     """The `path` of `read_input` from options of the command line, of which one at most may be given: a name, or the
-    trajectory of keystrokes or of a file, whose first `frames` poses are taken."""
+    trajectory of keystrokes or of a file, whose first `frames` poses are taken, `scale` metres a unit."""
     if sum(x is not None for x in (path, action, trajectory)) > 1:
         raise ValueError("path: expected at most one of --path, --action and --trajectory")
     if action is not None:
         return Trajectory(actions_to_c2w(action))
-    return path if trajectory is None else load_trajectory(trajectory)[:frames]
+    return path if trajectory is None else moved(load_trajectory(trajectory)[:frames], scale)
 
 
 def read_input(
     source: str, path: str | Trajectory | None = None, *, frames: int = 49, size: tuple[int, int] = (128, 128),
-    fov: float | None = None,
+    fov: float | None = None, scale: float = 1.0, **reading,
 ) -> Scene:  # fmt: skip
     """Read INPUT of `mirage-nb generate`.
 
     Args:
-        source: `room:SEED`; a folder of RGB-D frames (`read_rgbd`); a photo, or a folder with one (`read_photo`).
+        source: `room:SEED`; a photo, or a folder with one (`read_photo`); or a recording: a folder with RGB-D
+            (`read_rgbd`), a folder or a video file with poses (`read_posed_video`).
         path: a name that `camera_path` knows, or a trajectory, which is carried to the first camera of the source and
-            walked whole. By default a folder has its own path; others go there and back.
-        frames: length of a named path; at most so many are taken of a folder's.
+            walked whole, with its zoom. By default a recording has its own path; others go there and back.
+        frames: length of a named path; at most so many are taken of a recording.
         size: (height, width) that pictures are centre-cropped and resized to.
         fov: a photo's horizontal field of view in degrees, instead of what its EXIF says.
+        scale: metres of a unit of the source's own path; where it has depth, that tells.
+        reading: options of `read_rgbd` for a recording whose numbers are not in its format's convention.
     """
     if source.startswith("room:"):
         if not source[5:].isdigit():
@@ -51,31 +55,64 @@ def read_input(
     file = Path(source)
     if not file.exists():
         raise FileNotFoundError(f"INPUT: no such file or folder: {source} (a procedural room is spelt room:17)")
-    if file.is_dir() and any(file.glob("*.pose.txt")):
-        clip = read_rgbd(file, size, slice(frames if path is None else 1))
-        scene = Scene(clip.frames[0], clip.cameras, depth=clip.depth, truth=clip.frames)
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale: expected a positive number, got {scale}")
+    if (file.is_dir() and not any(file.glob("img.*"))) or file.suffix.lower() in VIDEOS:
+        scene = _read_recording(file, frames, size, scale, reading)
     elif file.is_dir():
         scene = read_photo(file, size)
-        scene.cameras = scene.cameras[:frames]
+        scene.cameras = moved(scene.cameras[:frames], scale)
     elif isinstance(path, Trajectory):
         scene, path = read_photo(file, size, fov=fov, trajectory=path), None
     else:
         scene, path = read_photo(file, size, fov=fov), path or RETURNING
     if scene.depth is None:
         scene.note = f"depth is estimated, trust its shape more than its metres; {scene.note}"
+    if scene.depth is None and any(value is not None for value in reading.values()):
+        raise ValueError(f"INPUT: it has no depth, which the options {', '.join(reading)} are for")
     if path is None:
         return scene
     depth = None if scene.depth is None else scene.depth[:1]
     return replace(scene, cameras=_walk(scene.cameras, path, frames), depth=depth, truth=None)
 
 
+def _read_recording(file: Path, frames: int, size: tuple[int, int], scale: float, reading: dict) -> Scene:
+    if load_recording(file).depths:
+        clip = read_rgbd(file, size, slice(frames), **reading)
+        return Scene(clip.frames[0], clip.cameras, depth=clip.depth, truth=clip.frames)
+    video, cameras = read_posed_video(file, size, slice(frames))
+    cameras = moved(cameras.relative_to(cameras.c2w[0]), scale)
+    return Scene(video[0], cameras, truth=video, note=f"a unit of its path is taken for {scale:g} m (--scale)")
+
+
 def _walk(cameras: Cameras, path: str | Trajectory, frames: int) -> Cameras:
-    """Cameras along a path from the first of those given."""
+    """Cameras along a path from the first of those given; where the path zooms, so do they."""
     start = cameras.c2w[0]
     if isinstance(path, str):
         return Cameras(camera_path(path, frames, start), cameras.intrinsics[:1], cameras.size)
     c2w = start.double() @ torch.linalg.inv(path.c2w[0].double()) @ path.c2w.double()
-    return Cameras(c2w, cameras.intrinsics[:1], cameras.size)
+    lens = cameras.intrinsics[:1].repeat(len(path), 1)
+    if path.intrinsics is not None:
+        lens[:, :2] *= path.intrinsics[:, :2] / path.intrinsics[:1, :2]
+    return Cameras(c2w, lens, cameras.size)
+
+
+def warn_collisions(depth: Tensor, cameras: Cameras) -> None:
+    """Warn of the first of T cameras that is behind a surface of the first frame, or farther away than all of them.
+    depth is the first frame's (H, W) in metres; 0 = unknown."""
+    cameras = cameras.relative_to(cameras.c2w[0])
+    depth = torch.where(depth.isfinite() & (depth > 0), depth, torch.nan)
+    uv, z = (x[0] for x in cameras[0].project(cameras.centers))
+    inside = (z > 0) & (uv >= 0).all(-1) & (uv < torch.tensor(cameras.size).flip(0)).all(-1)
+    column, row = torch.where(inside[:, None], uv, 0.0).long().unbind(-1)
+    far = cameras.centers.norm(dim=1)
+    for what, hit in (
+        ("runs through a surface", inside & (z > depth[row, column])),
+        ("leaves what was seen", far > depth.nan_to_num(0).max()),
+    ):
+        if hit.any() and depth.isfinite().any():
+            words = f"{what} from frame {int(hit.nonzero()[0])} on, at {far[hit][0]:.2f} m from the start"
+            return warnings.warn(f"path: it {words} (is its unit the metre? --scale)", stacklevel=3)
 
 
 def _read_room(seed: int, path: str | Trajectory, frames: int, size: tuple[int, int]) -> Scene:

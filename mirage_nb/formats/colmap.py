@@ -4,67 +4,86 @@ COLMAP's poses are w2c: a quaternion w x y z and a translation, OpenCV axes, in 
 half-integers, as ours.
 """
 
-from __future__ import annotations
-
 import io
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from mirage_nb.formats.readers import Trajectory, data_lines, from_quaternions, invert, warn_distortion
+from mirage_nb.formats.agreement import Reading
+from mirage_nb.formats.readers import from_quaternions, invert, refuse_lens
+from mirage_nb.formats.trajectory import Trajectory, data_lines, find_pictures, is_number, read_text
 
-# COLMAP's camera models in the order of their numbers: how many parameters each has, and how many of these, the first
-# ones, are a pinhole's (f cx cy or fx fy cx cy; 0 = no pinhole). What follows them is distortion.
+# COLMAP's camera models in the order of their numbers: how many parameters each has, how many of these, the first ones,
+# are a pinhole's (f cx cy or fx fy cx cy; 0 = no pinhole), and which of `Trajectory.distortion` the others are.
 _MODELS = {
-    "SIMPLE_PINHOLE": (3, 3), "PINHOLE": (4, 4), "SIMPLE_RADIAL": (4, 3), "RADIAL": (5, 3), "OPENCV": (8, 4),
-    "OPENCV_FISHEYE": (8, 0), "FULL_OPENCV": (12, 4), "FOV": (5, 0), "SIMPLE_RADIAL_FISHEYE": (4, 0),
-    "RADIAL_FISHEYE": (5, 0), "THIN_PRISM_FISHEYE": (12, 0),
+    "SIMPLE_PINHOLE": (3, 3, ()), "PINHOLE": (4, 4, ()), "SIMPLE_RADIAL": (4, 3, (0,)), "RADIAL": (5, 3, (0, 1)),
+    "OPENCV": (8, 4, (0, 1, 4, 5)), "OPENCV_FISHEYE": (8, 0, ()), "FULL_OPENCV": (12, 0, ()),
+    "FOV": (5, 0, ()), "SIMPLE_RADIAL_FISHEYE": (4, 0, ()), "RADIAL_FISHEYE": (5, 0, ()),
+    "THIN_PRISM_FISHEYE": (12, 0, ()),
 }  # fmt: skip
 # Where a model lies in the folder of a scene.
-PLACES = [f"{at}cameras.{end}" for at in ("", "sparse/0/", "sparse/", "colmap/sparse/0/") for end in ("bin", "txt")]
+PLACES = [f"{at}cameras.{end}" for at in ("", "sparse/*/", "sparse/", "colmap/sparse/*/") for end in ("bin", "txt")]
+
+
+def largest_model(files: list[Path]) -> Path:
+    """Of the `cameras` files of several models the one with most pictures; a warning says so."""
+    counts = {file: sum(1 for _ in _images_of(file)) for file in files}
+    largest = max(files, key=counts.get)
+    if len({file.parent for file in files}) > 1:
+        found = ", ".join(f"{file.parent.name} ({count} pictures)" for file, count in counts.items())
+        warnings.warn(f"COLMAP: of the models {found}, the largest is taken: {largest.parent.name}")
+    return largest
 
 
 def read_colmap(path: Path) -> Trajectory:
     """The posed pictures of the model whose cameras are in this file."""
-    folder, binary = path.parent, path.suffix == ".bin"
-    cameras, images = (_binary_cameras, _binary_images) if binary else (_text_cameras, _text_images)
+    cameras = _binary_cameras if path.suffix == ".bin" else _text_cameras
     lenses = {number: camera for number, *camera in cameras(path)}
-    poses, rows, names, sizes = [], [], [], set()
-    for *pose, number, name in images(path.with_stem("images")):
+    poses, rows, names, sizes, distortion = [], [], [], [], []
+    for *pose, number, name in _images_of(path):
         if number not in lenses:
             raise ValueError(f"a picture refers to camera {number}, which is not there")
         model, width, height, *parameters = lenses[number]
-        count, pinhole = _MODELS.get(model, (None, 0))
-        if not pinhole or len(parameters) != count:
-            what = f"{model} with {len(parameters)} parameters"
-            raise ValueError(f"expected the camera of a pinhole, got {what}; undistort the pictures first")
-        if any(parameters[pinhole:]):
-            warn_distortion(path)
+        count, pinhole, places = _MODELS.get(model, (None, 0, ()))
+        if not pinhole:
+            refuse_lens(model)
+        if len(parameters) != count:
+            raise ValueError(f"expected {count} parameters of {model}, got {len(parameters)}")
         poses.append(pose)
         rows.append([parameters[0], *parameters[pinhole - 3 : pinhole]])  # one focal length stands for both
+        k = dict(zip(places, parameters[pinhole:]))
+        distortion.append([k.get(place, 0.0) for place in range(6)])
         names.append(name)
-        sizes.add((height, width))
-    if len(sizes) != 1:
-        raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
-    poses = torch.tensor(poses, dtype=torch.float64)
-    homes = [home for above in (folder, *folder.parents[:3]) for home in (above / "images", above)]
-    home = next((home for home in homes if any((home / name).is_file() for name in names)), homes[0])
+        sizes.append((height, width))
+    if not poses:
+        raise ValueError("it holds no poses")
+    poses, rows, distortion = (torch.tensor(x, dtype=torch.float64) for x in (poses, rows, distortion))
+    above = [folder.parent for folder in path.parents[:3] if folder.name in ("sparse", "colmap")]
     c2w = invert(from_quaternions(poses[:, [1, 2, 3, 0]], poses[:, 4:]))
-    return Trajectory(c2w, torch.tensor(rows, dtype=torch.float64), sizes.pop(), [home / name for name in names])
+    pictures = find_pictures(names, above or [path.parent])
+    return Trajectory(c2w, rows, sizes, pictures, distortion=distortion, reading=Reading(w2c=True))
+
+
+def _images_of(cameras: Path) -> Iterator[tuple]:
+    """qw qx qy qz tx ty tz, the number of the camera, and the name of each picture, of the model with these cameras."""
+    return (_binary_images if cameras.suffix == ".bin" else _text_images)(cameras.with_stem("images"))
 
 
 def _text_cameras(path: Path) -> Iterator[tuple]:
     """Number, model, width, height and parameters of each camera."""
-    for number, model, width, height, *parameters in map(str.split, data_lines(path.read_text().splitlines())):
+    for number, model, width, height, *parameters in map(str.split, data_lines(read_text(path))):
         yield int(number), model, int(width), int(height), *map(float, parameters)
 
 
 def _text_images(path: Path) -> Iterator[tuple]:
-    """qw qx qy qz tx ty tz, the number of the camera, and the name of each picture."""
-    lines = [line.strip() for line in path.read_text().rstrip().splitlines() if not line.startswith("#")]
-    for line in lines[::2]:  # every second line holds points, or is empty
+    """A line for each picture; each is followed by a line of its points (x y number, ...), unless a script left them
+    out."""
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines() if not line.startswith("#")]
+    points = any(words and len(words) % 3 == 0 and all(map(is_number, words)) for words in map(str.split, lines))
+    for line in lines[::2] if points else filter(None, lines):
         words = line.split(maxsplit=9)
         if len(words) != 10:
             raise ValueError(f"{path.name}: expected id, qw qx qy qz, tx ty tz, camera, name, got {line[:60]!r}")

@@ -4,8 +4,6 @@ nerfstudio/transforms.json, images/*.png, depths/*.png (millimetres, 16 bit), po
 colmap/images/*.png, colmap/sparse/0/{cameras,images,points3D}.txt
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.checks import one_of
-from mirage_nb.formats.readers import OPENGL, invert
+from mirage_nb.formats.trajectory import OPENGL, invert
 from mirage_nb.memory.io import save_ply, write_aside
 
 EXPORTS = ("nerfstudio", "colmap")

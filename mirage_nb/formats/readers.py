@@ -1,214 +1,149 @@
-"""What a trajectory file gives (`Trajectory`), and a reader for each format but COLMAP's.
+"""A reader for each format but COLMAP's.
 
 A reader takes a file and brings what is in it to the conventions of `cameras.py`. Its docstring says what the format
 holds. Matrices alone do not say whether they are c2w or w2c (the inverse of an orbit to the left is an orbit to the
 right): the format does.
 """
 
-from __future__ import annotations
-
-import json
 import math
-import re
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from scipy.spatial.transform import Rotation
-from torch import Tensor
 
-from mirage_nb.cameras import Cameras
+from mirage_nb.formats import trajectory as common
+from mirage_nb.formats.agreement import Reading
+from mirage_nb.formats.trajectory import OPENGL, Trajectory, as_matrices, from_opencv, from_quaternions, invert
 
-# From OpenCV's camera axes to those of OpenGL and Blender (y up, z back), and from those to OpenCV's.
-OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-ARRAYS_C2W = ("camera_poses", "c2w", "cam2world", "poses_c2w")  # names of arrays in a NumPy archive
-ARRAYS_W2C = ("w2c", "extrinsics", "extrinsic", "poses_w2c")
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """A camera path as a file gives it.
-
-    Args:
-        c2w: (T, 4, 4) rigid camera-to-world matrices, OpenCV axes, in the unit of the file.
-        intrinsics: (T, 4) or (1, 4) rows `fx, fy, cx, cy` in pixels of `size`; None if there are none of a known size.
-        size: (height, width) of the images that the intrinsics are for; (1, 1) if they are normalised.
-        pictures: the image file of each pose, if the file names them.
-    """
-
-    c2w: Tensor
-    intrinsics: Tensor | None = None
-    size: tuple[int, int] = (1, 1)
-    pictures: list[Path] | None = None
-
-    def __post_init__(self) -> None:
-        if not len(self.c2w):
-            raise ValueError("it holds no poses")
-        lens = torch.tensor([self.size[1], self.size[0], self.size[1] / 2, self.size[0] / 2])  # any: poses are checked
-        cameras = Cameras(self.c2w, lens if self.intrinsics is None else self.intrinsics, self.size)
-        object.__setattr__(self, "c2w", cameras.c2w)
-        object.__setattr__(self, "intrinsics", None if self.intrinsics is None else cameras.intrinsics)
-
-    def __len__(self) -> int:
-        return len(self.c2w)
-
-    def __getitem__(self, index: slice | list[int]) -> Trajectory:
-        numbers = torch.arange(len(self))[index].tolist()
-        return replace(
-            self,
-            c2w=self.c2w[numbers],
-            intrinsics=None if self.intrinsics is None else self.intrinsics[numbers],
-            pictures=None if self.pictures is None else [self.pictures[i] for i in numbers],
-        )
-
-    def cameras(self, size: tuple[int, int]) -> Cameras:
-        """The cameras of images of this (height, width), before any crop; ValueError where it has no intrinsics."""
-        if self.intrinsics is None:
-            raise ValueError("trajectory: it has no intrinsics, or does not say for which image size they are")
-        return Cameras(self.c2w, self.intrinsics, self.size).resize(size)
+# Names of arrays in a NumPy archive: of MapAnything, the paper's code, MegaSaM, DUSt3R, ViPE; VGGT, Lyra, GEN3C.
+ARRAYS_C2W = ("camera_poses", "c2w", "cam2world", "poses_c2w", "cam_c2w", "cams2world")
+ARRAYS_W2C = ("w2c", "extrinsics", "extrinsic", "poses_w2c", "w2c_b44")
+PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
+KINECT = [[525, 0, 319.5], [0, 525, 239.5], [0, 0, 1]]  # what TUM's authors say to take for their pictures
+IN_TIME = 0.02  # seconds between a picture of TUM and its pose or depth, as in its authors' tool
 
 
-def natural_order(path: Path) -> list[str | int]:
-    """A key that sorts files by name, with 2 before 10."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
+def refuse_lens(name: str) -> None:
+    """Raise ValueError where a model of a lens is no pinhole with polynomial distortion."""
+    if name.upper() not in PINHOLES:
+        raise ValueError(f"the lens is {name}, expected a pinhole; undistort the pictures first")
 
 
-def warn_distortion(path: Path) -> None:
-    warnings.warn(f"{path}: lens distortion is ignored; undistort the images if it matters", stacklevel=4)
-
-
-def as_matrices(name: str, value) -> Tensor:
-    """(T, 4, 4) float64 of a list or an array of 4x4 or 3x4 matrices."""
-    try:
-        matrices = torch.as_tensor(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected a list of 4x4 matrices") from None
-    if matrices.ndim != 3 or tuple(matrices.shape[1:]) not in ((3, 4), (4, 4)):
-        raise ValueError(f"{name}: expected (T, 4, 4) matrices, got {tuple(matrices.shape)}")
-    rigid = torch.eye(4, dtype=torch.float64).repeat(len(matrices), 1, 1)
-    rigid[:, : matrices.shape[1]] = matrices
-    return rigid
-
-
-def invert(matrices: Tensor) -> Tensor:
-    """The inverses of rigid matrices (T, 4, 4), in their own precision: c2w of w2c, w2c of c2w."""
-    if ((matrices[:, 3] - matrices.new_tensor([0, 0, 0, 1])).abs() > 1e-4).any():
-        raise ValueError("expected matrices with the bottom row 0 0 0 1 (are they transposed?)")
-    inverse, rotation = matrices.clone(), matrices[:, :3, :3].mT
-    inverse[:, :3, :3], inverse[:, :3, 3:] = rotation, -rotation @ matrices[:, :3, 3:]
-    return inverse
-
-
-def from_quaternions(quaternions, translations) -> Tensor:
-    """(T, 4, 4) float64 matrices of unit quaternions x y z w (T, 4) and translations (T, 3)."""
-    quaternions = np.asarray(quaternions, dtype=np.float64)
-    if not (np.abs(np.linalg.norm(quaternions, axis=1) - 1) <= 1e-2).all():
-        raise ValueError("expected unit quaternions")
-    rotations = Rotation.from_quat(quaternions).as_matrix()
-    return as_matrices("poses", np.concatenate([rotations, np.asarray(translations)[:, :, None]], 2))
-
-
-def from_opencv(matrices) -> Tensor:
-    """Rows fx, fy, cx, cy of calibrations (T, 3, 3) or (3, 3) whose pixel centres are integers."""
-    k = torch.as_tensor(np.asarray(matrices, dtype=np.float64)).reshape(-1, 9)
-    return k[:, [0, 4, 2, 5]] + torch.tensor([0, 0, 0.5, 0.5], dtype=torch.float64)
-
-
-def data_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The lines that hold numbers: no comments, no empty lines, no address of a video (RealEstate10K's first line)."""
-    return (line for line in map(str.strip, lines) if line and not line.startswith(("#", "http")))
-
-
-def read_numbers(path: Path, columns: int | None = None) -> np.ndarray:
-    """(rows, columns) float64 of a text file; spaces, commas and brackets part the numbers."""
-    lines = [line.translate(str.maketrans("[],", "   ")) for line in data_lines(path.read_text().splitlines())]
-    try:
-        rows = np.loadtxt(lines, ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-    if columns not in (None, rows.shape[1]):
-        raise ValueError(f"{path.name}: expected rows of {columns} numbers, got {rows.shape[1]}")
-    return rows
+def _in_time(path: Path, columns: int) -> np.ndarray:
+    """Rows of numbers, sorted by the first one."""
+    rows = common.read_numbers(path, columns)
+    return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 def read_realestate10k(path: Path) -> Trajectory:
     """Rows of 19: time in microseconds, fx fy cx cy (normalised), k1 k2, and the 12 numbers of the w2c matrix."""
-    rows = read_numbers(path, 19)
-    if rows[:, 5:7].any():
-        warn_distortion(path)
-    return Trajectory(invert(as_matrices("w2c", rows[:, 7:].reshape(-1, 3, 4))), torch.from_numpy(rows[:, 1:5]))
+    rows = _in_time(path, 19)
+    c2w, k = invert(as_matrices("w2c", rows[:, 7:].reshape(-1, 3, 4))), np.pad(rows[:, 5:7], ((0, 0), (0, 4)))
+    return Trajectory(c2w, torch.from_numpy(rows[:, 1:5]), distortion=torch.from_numpy(k))
 
 
 def read_spatia(path: Path) -> Trajectory:
-    """A w2c matrix in brackets on each line; normalised intrinsics in `intrinsics.txt` of the same folder."""
-    rows, lens = read_numbers(path), path.with_name("intrinsics.txt")
+    """A w2c matrix, 4x4 or 3x4, in brackets on each line; normalised intrinsics in `intrinsics.txt` beside it."""
+    rows, lens = common.read_numbers(path, 12, 16), path.with_name("intrinsics.txt")
     c2w = invert(as_matrices("w2c", rows.reshape(len(rows), -1, 4)))
-    return Trajectory(c2w, torch.from_numpy(read_numbers(lens).reshape(1, -1)) if lens.exists() else None)
+    return Trajectory(c2w, torch.from_numpy(common.read_numbers(lens).reshape(1, -1)) if lens.exists() else None)
+
+
+def read_euroc(path: Path) -> Trajectory:
+    """Rows of 8: time in nanoseconds, x y z, qw qx qy qz of a camera."""
+    rows = _in_time(path, 8)
+    return Trajectory(from_quaternions(rows[:, [5, 6, 7, 4]], rows[:, 1:4]))
+
+
+def read_kitti(path: Path) -> Trajectory:
+    """Rows of 12: the c2w matrix without its last row."""
+    return Trajectory(as_matrices("c2w", common.read_numbers(path, 12).reshape(-1, 3, 4)))
 
 
 def read_tum(path: Path) -> Trajectory:
-    """Rows of 8: time, tx ty tz, qx qy qz qw."""
-    rows = read_numbers(path, 8)
-    return Trajectory(from_quaternions(rows[:, 4:], rows[:, 1:4]))
+    """Rows of 8: time, tx ty tz, qx qy qz qw. With `rgb.txt` and `depth.txt` (time, file) beside it: each picture with
+    the pose and the depth (1/5000 m) nearest in time. The folder has no calibration; its authors say which to take."""
+    rows, lists = _in_time(path, 8), [path.with_name("rgb.txt"), path.with_name("depth.txt")]
+    c2w = from_quaternions(rows[:, 4:], rows[:, 1:4])
+    if not all(file.exists() for file in lists):
+        return Trajectory(c2w)
+    lists = [[line.split()[:2] for line in common.data_lines(common.read_text(file))] for file in lists]
+    (times, pictures), (others, depths) = (([float(t) for t, _ in x], [path.parent / f for _, f in x]) for x in lists)
+    gaps = [np.abs(np.subtract.outer(times, other)) for other in (rows[:, 0], others)]
+    kept = np.flatnonzero(np.maximum(*(gap.min(1) for gap in gaps)) < IN_TIME)
+    pose, depth = (gap.argmin(1)[kept] for gap in gaps)
+    warnings.warn(f"{path.parent}: no calibration; its lens is taken for fx = fy = 525, cx = 319.5, cy = 239.5")
+    pictures, depths, reading = [pictures[i] for i in kept], [depths[i] for i in depth], Reading(depth_unit=5000)
+    return Trajectory(c2w[pose], from_opencv(KINECT), (480, 640), pictures, depths, reading=reading)
 
 
-def read_7scenes(path: Path) -> Trajectory:
-    """All of a folder: `NAME.pose.txt` (4x4 c2w), `NAME.color.*`, and `camera-intrinsics.txt` (3x3).
+def read_stray_scanner(path: Path) -> Trajectory:
+    """`odometry.csv` (time, frame, x y z, qx qy qz qw: c2w, OpenCV axes), `rgb.mp4`, `camera_matrix.csv` (3x3, for the
+    video's size), `depth/FRAME.png` (millimetres)."""
+    import av
 
-    A pose that is NaN or infinite says that tracking was lost; such a frame is left out, with a warning.
+    rows, folder = common.read_numbers(path, 9, 13), path.parent
+    with av.open(str(folder / "rgb.mp4")) as container:
+        size = (container.streams.video[0].height, container.streams.video[0].width)
+    numbers, lens = rows[:, 1].astype(int).tolist(), from_opencv(common.read_numbers(folder / "camera_matrix.csv", 3))
+    depths = [folder / "depth" / f"{number:06d}.png" for number in numbers] if (folder / "depth").is_dir() else None
+    return Trajectory(from_quaternions(rows[:, 5:9], rows[:, 2:5]), lens, size, depths=depths, numbers=numbers)
+
+
+def read_matrices(patterns: Sequence[str], calibration: str, path: Path) -> Trajectory:
+    """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names.
+
+    Poses that are NaN or infinite (tracking lost) are left out with a warning.
     """
-    folder, calibration = path.parent, path.with_name("camera-intrinsics.txt")
-    files = sorted(folder.glob("*.pose.txt"), key=natural_order)
-    poses = as_matrices("pose", np.stack([read_numbers(file, 4) for file in files]))
-    tracked = poses.isfinite().all(2).all(1)
-    if not tracked.all():
-        lost = [file.name for file, ok in zip(files, tracked) if not ok]
-        warnings.warn(f"{folder}: tracking was lost in {len(lost)} frames, left out (first: {lost[0]})", stacklevel=4)
-    names = [file.name.removesuffix(".pose.txt") for file, ok in zip(files, tracked) if ok]
-    pictures = [next(folder.glob(f"{name}.color.*"), folder / f"{name}.color.jpg") for name in names]
-    if not calibration.exists() or not pictures or not pictures[0].exists():
-        return Trajectory(poses[tracked], pictures=pictures)
-    return Trajectory(poses[tracked], from_opencv(read_numbers(calibration, 3)), _size_of(pictures[0]), pictures)
-
-
-def _size_of(picture: Path) -> tuple[int, int]:
-    with Image.open(picture) as image:
-        return image.height, image.width
-
-
-def read_worldscore(path: Path) -> Trajectory:
-    """No intrinsics: its focal length is in pixels of a picture whose size depends on the model that is scored."""
-    return Trajectory(as_matrices("cameras_interp", json.loads(path.read_text())["cameras_interp"]) @ OPENGL)
+    folder = path.parents[patterns[0].count("/")]
+    poses, *files = ({x.name.split(".")[0]: x for x in folder.glob(pattern)} for pattern in patterns)
+    names = sorted(poses, key=common.natural_order)
+    c2w = as_matrices("pose", np.stack([common.read_numbers(poses[name], 4) for name in names]))
+    tracked = c2w.isfinite().all(2).all(1).tolist()
+    if not all(tracked):
+        lost = [poses[name].name for name, ok in zip(names, tracked) if not ok]
+        warnings.warn(f"{folder}: tracking was lost in {len(lost)} frames, left out (first: {lost[0]})")
+    c2w, names = c2w[tracked], [name for name, ok in zip(names, tracked) if ok]
+    pictures, depths = (
+        [known.get(name, folder / pattern.replace("*", name, 1)) for name in names] if known else None
+        for known, pattern in zip(files, patterns[1:])
+    )  # fmt: skip
+    if not pictures or not (folder / calibration).exists():
+        return Trajectory(c2w, pictures=pictures, depths=depths)
+    lens = from_opencv(common.read_numbers(folder / calibration, 3, 4))
+    return Trajectory(c2w, lens, common.size_of(next(iter(files[0].values()))), pictures, depths)
 
 
 def read_nerfstudio(path: Path) -> Trajectory:
-    """Frames with a `transform_matrix` each. What all frames share may stand above them.
+    """Frames with a `transform_matrix` each (OpenGL axes). What all frames share may stand above them.
 
     The lens is `fl_x` in pixels of `w` x `h`, or Blender's `camera_angle_x` in radians; a size that the file lacks is
-    the first picture's.
+    the picture's. `depth_file_path` names depth maps, whose unit is `depth_unit_scale_factor` metres.
     """
-    content = json.loads(path.read_text())
+    content = common.read_json(path)
     frames = [{**content, **frame} for frame in content["frames"]]
-    c2w = as_matrices("transform_matrix", [frame["transform_matrix"] for frame in frames]) @ OPENGL
-    if any(frame.get(key) for frame in frames for key in ("k1", "k2", "k3", "k4", "p1", "p2")):
-        warn_distortion(path)
-    pictures = None
+    for frame in frames:
+        refuse_lens("an instant-ngp fisheye" if frame.get("is_fisheye") else frame.get("camera_model") or "OPENCV")
+    c2w, files = as_matrices("transform_matrix", [frame["transform_matrix"] for frame in frames]) @ OPENGL, {}
     if all("file_path" in frame for frame in frames):
-        pictures = [path.parent / frame["file_path"] for frame in frames]  # Blender's scenes leave the ending out
-        pictures = [p if p.is_file() or p.suffix else p.with_name(f"{p.name}.png") for p in pictures]
-    sizes = {(int(frame["h"]), int(frame["w"])) for frame in frames if "h" in frame and "w" in frame}
-    if not sizes and pictures and pictures[0].is_file():
-        sizes = {_size_of(pictures[0])}
-    if len(sizes) > 1:
-        raise ValueError(f"expected frames of one size, got {sorted(sizes)}")
-    if not sizes or not ("fl_x" in frames[0] or "camera_angle_x" in frames[0]):
-        return Trajectory(c2w, pictures=pictures)
-    (size,) = sizes
-    return Trajectory(c2w, torch.tensor([_lens(frame, *size) for frame in frames], dtype=torch.float64), size, pictures)
+        files["pictures"] = common.find_pictures([frame["file_path"] for frame in frames], [path.parent])
+        if all(frame.get("depth_file_path") for frame in frames):
+            files["depths"] = [path.parent / frame["depth_file_path"] for frame in frames]
+    files["reading"] = Reading("opengl", depth_unit=1 / content.get("depth_unit_scale_factor", 1e-3))
+    sizes = [
+        (int(frame["h"]), int(frame["w"])) if "h" in frame and "w" in frame
+        else common.size_of(picture) if picture and picture.is_file() else None
+        for frame, picture in zip(frames, files.get("pictures", [None] * len(frames)))
+    ]  # fmt: skip
+    if not any(sizes) or not all("fl_x" in frame or "camera_angle_x" in frame for frame in frames):
+        return Trajectory(c2w, **files)
+    sizes = [size or next(filter(None, sizes)) for size in sizes]  # a picture that is lost is left out later
+    lens = torch.tensor([_lens(frame, *size) for frame, size in zip(frames, sizes)], dtype=torch.float64)
+    k = [[float(frame.get(x) or 0) for x in ("k1", "k2", "k3", "k4", "p1", "p2")] for frame in frames]
+    return Trajectory(c2w, lens, sizes, distortion=torch.tensor(k), **files)
 
 
 def _lens(frame: dict, height: int, width: int) -> list[float]:
@@ -221,15 +156,91 @@ def _lens(frame: dict, height: int, width: int) -> list[float]:
     return [fx, fy, frame.get("cx", width / 2), frame.get("cy", height / 2)]
 
 
-def read_geometry(path: Path) -> Trajectory:
-    """An archive of poses and 3x3 intrinsics, as MapAnything writes it, and the paper's code with it.
+class Layout(NamedTuple):
+    """Where a JSON file (c) has its frames; the matrix of each (f); and its fx, fy, cx, cy (None: centred), w, h."""
 
-    The name of the poses says whether they are c2w or w2c. The size of the depth maps is that of the images. The
-    paper's code joins the parts of a long video by similarities: the scale of later rotations is divided out.
+    frames: Callable
+    matrix: Callable
+    lens: Callable | None = None
+    reading: Reading = Reading()
+
+
+def _view_lens(f: dict, c: dict) -> list[float | None]:
+    refuse_lens(c.get("camera_type", "perspective"))
+    focal = c["render_height"] / 2 / math.tan(math.radians(f["fov"]) / 2)  # the height of the view in degrees
+    return [focal, focal, None, None, c["render_width"], c["render_height"]]
+
+
+LAYOUTS = {
+    # WorldScore's focal length is in pixels of a picture whose size depends on the model that is scored.
+    "worldscore": Layout(lambda c: c["cameras_interp"], lambda f: f, None, Reading("opengl")),
+    "camera path": Layout(
+        lambda c: c["camera_path"], lambda f: np.reshape(f["camera_to_world"], (4, 4)), _view_lens, Reading("opengl")
+    ),
+    "gaussian splatting": Layout(
+        lambda c: c, lambda f: np.column_stack([f["rotation"], f["position"]]),
+        lambda f, c: [f["fx"], f["fy"], None, None, f["width"], f["height"]],
+    ),
+    "uni3c": Layout(
+        lambda c: c["extrinsic"], lambda f: f,
+        lambda f, c: [*np.ravel(c["intrinsic"])[[0, 4, 2, 5]], c["width"], c["height"]], Reading(w2c=True),
+    ),
+    # K does not say for which size it is.
+    "worldplay": Layout(lambda c: [c[key] for key in sorted(c, key=int)], lambda f: f["extrinsic"]),
+    # Rows of qx qy qz qw x y z with ARKit's axes, K in columns; pictures, in `rgb` or `rgbd`, in the same order.
+    "record3d": Layout(
+        lambda c: c["poses"], lambda f: from_quaternions([f[:4]], [f[4:]])[0].tolist(),
+        lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
+    ),
+    "polycam": Layout(
+        lambda c: c, lambda f: [[f[f"t_{i}{j}"] for j in range(4)] for i in range(3)],
+        lambda f, c: [f[x] for x in ("fx", "fy", "cx", "cy", "width", "height")], Reading("opengl"),
+    ),
+}  # fmt: skip
+
+
+def read_layout(name: str, path: Path, content=None, **files) -> Trajectory:
+    """The path in a file of one of LAYOUTS, or in its content."""
+    layout, content = LAYOUTS[name], common.read_json(path) if content is None else content
+    frames = layout.frames(content)
+    c2w = as_matrices("poses", [layout.matrix(frame) for frame in frames])
+    c2w = invert(c2w) if layout.reading.w2c else c2w
+    c2w = c2w @ OPENGL if layout.reading.axes == "opengl" else c2w
+    if layout.lens is None:
+        return Trajectory(c2w, reading=layout.reading)
+    rows = [layout.lens(frame, content) for frame in frames]
+    lens = [[fx, fy, w / 2 if cx is None else cx, h / 2 if cy is None else cy] for fx, fy, cx, cy, w, h in rows]
+    sizes = [(int(h), int(w)) for *_, w, h in rows]
+    return Trajectory(c2w, torch.tensor(lens, dtype=torch.float64), sizes, reading=layout.reading, **files)
+
+
+def read_polycam(path: Path) -> Trajectory:
+    """`keyframes/cameras/N.json`, `images/N.jpg`, `depth/N.png` (millimetres); or `corrected_cameras`, `_images`."""
+    home, images = path.parents[1], path.parent.name.replace("cameras", "images")
+    files = sorted(path.parent.glob("*.json"), key=common.natural_order)
+    depths = [home / "depth" / f"{file.stem}.png" for file in files] if (home / "depth").is_dir() else None
+    pictures, content = [home / images / f"{x.stem}.jpg" for x in files], [common.read_json(x) for x in files]
+    return read_layout("polycam", path, content, pictures=pictures, depths=depths)
+
+
+def read_npy(path: Path) -> Trajectory:
+    """LingBot-World's `poses.npy`, (T, 4, 4) c2w; the `intrinsics.npy` beside it doesn't say for which size it is."""
+    if path.name != "poses.npy" or not path.with_name("intrinsics.npy").exists():
+        raise ValueError("a bare array may be c2w or w2c: save it by that name, np.savez(file, c2w=...)")
+    return Trajectory(as_matrices("poses", np.load(path, allow_pickle=False)))
+
+
+def read_geometry(path: Path) -> Trajectory:
+    """An archive of poses and 3x3 intrinsics. The name of the poses says whether they are c2w or w2c.
+
+    `image_height` and `image_width`, or else the size of the depth maps, is that of the images. The paper's code joins
+    the parts of a long video by similarities: the scale of later rotations is divided out.
     """
+    lenses, depths = ("intrinsics", "intrinsic", "K", "intrinsics_b33"), ("depth_z", "depth", "depths")
     with np.load(path, allow_pickle=False) as archive:  # nothing pickled is ever loaded
-        names = (ARRAYS_C2W, ARRAYS_W2C, ("intrinsics", "intrinsic", "K"), ("depth_z", "depth", "depths"))
+        names = ((*ARRAYS_C2W, "data"), ARRAYS_W2C, lenses, depths)  # `data` is ViPE's
         poses, inverted, k, depth = (next((archive[x] for x in row if x in archive.files), None) for row in names)
+        size = [int(archive[x]) for x in ("image_height", "image_width") if x in archive.files]
     if poses is None:
         c2w = invert(as_matrices("w2c", inverted))
     else:
@@ -238,11 +249,13 @@ def read_geometry(path: Path) -> Trajectory:
         c2w[:, :3, :3] /= torch.where(scale > 0, scale, 1.0)[:, None, None]  # `Cameras` refuses what is not rigid then
     if k is None:
         return Trajectory(c2w)
-    if k.shape not in ((3, 3), (len(c2w), 3, 3)):
-        raise ValueError(f"intrinsics: expected ({len(c2w)}, 3, 3), got {k.shape}")
     rows = from_opencv(k)
-    if depth is not None:
-        height, width = depth.shape[1:3]
-        return Trajectory(c2w, rows, (height, width))
-    normalised = (rows[:, 2:] < 1.5).all()
-    return Trajectory(c2w, rows - torch.tensor([0, 0, 0.5, 0.5]) if normalised else None)
+    if len(rows) not in (1, len(c2w)):
+        raise ValueError(f"intrinsics: expected (3, 3) or ({len(c2w)}, 3, 3), got {k.shape}")
+    if (rows[:, 2:] < 1.5).all():
+        return Trajectory(c2w, rows - torch.tensor([0, 0, 0.5, 0.5]))
+    size = size or ([] if depth is None else list(depth.shape[1 + (depth.ndim == 5) :][:2]))  # 5: a batch of one
+    if len(size) == 2 and (rows[:, 2:] >= torch.tensor(size).flip(0)).any():
+        warnings.warn(f"{path}: the intrinsics are not for the size of the depth maps, {size[1]}x{size[0]}; left out")
+        return Trajectory(c2w)
+    return Trajectory(c2w, rows, (size[0], size[1])) if len(size) == 2 else Trajectory(c2w)

@@ -1,19 +1,21 @@
 """Camera trajectories in the formats of other tools: the table of formats, and how the format of a file is told.
 
-To add a format, write a reader and give it a line in `FORMATS`.
+To add a format, write a reader and give it a line in `FORMATS`. What is known and not read has one in `NAMED`.
 """
 
-from __future__ import annotations
-
-import json
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from mirage_nb.formats import readers
-from mirage_nb.formats.colmap import PLACES, read_colmap
-from mirage_nb.formats.readers import Trajectory, natural_order
+from mirage_nb.formats.colmap import PLACES, largest_model, read_colmap
+from mirage_nb.formats.trajectory import Trajectory, data_lines, natural_order, read_json, read_text
+
+SUFFIXES = (".json", ".txt", ".npz", ".csv", ".npy")  # of files that are looked into, in a folder
+HEAD = 100_000  # bytes of a text that are looked at to tell its format
+NANOSECONDS = 1e17  # a time stamp above is in nanoseconds since 1970, as EuRoC has it
 
 
 class Format(NamedTuple):
@@ -28,32 +30,66 @@ class Format(NamedTuple):
     signs: Sequence[str | int] = ()
 
 
+def _layout(name: str, *rest) -> Format:
+    return Format(partial(readers.read_layout, name), *rest)
+
+
+ARRAYS = [f"{name}.npy" for name in (*readers.ARRAYS_C2W, *readers.ARRAYS_W2C, "inds")]
+SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt", "color/*", "depth/*")
 FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
-    "7-scenes": Format(readers.read_7scenes, ["*.pose.txt"]),
+    "7-scenes": Format(partial(readers.read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
+    "scannet": Format(partial(readers.read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
+    "polycam": Format(readers.read_polycam, [f"keyframes/{kind}cameras/*.json" for kind in ("corrected_", "")]),
+    "stray scanner": Format(readers.read_stray_scanner, ["odometry.csv"]),
+    "record3d": _layout("record3d", ["metadata"], ["K"]),
     "nerfstudio": Format(readers.read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
-    "worldscore": Format(readers.read_worldscore, ["camera_data.json"], ["cameras_interp"]),
+    "camera path": _layout("camera path", ["camera_path.json"], ["camera_path"]),
+    "worldscore": _layout("worldscore", ["camera_data.json"], ["cameras_interp"]),
     "colmap": Format(read_colmap, PLACES),
+    "gaussian splatting": _layout("gaussian splatting", [], ["rotation"]),
+    "uni3c": _layout("uni3c", ["cam_info.json"], ["extrinsic"]),
+    "worldplay": _layout("worldplay", [], ["0"]),
     "spatia": Format(readers.read_spatia, ["w2c.txt"], ["[["]),
-    "geometry": Format(readers.read_geometry, [], [f"{x}.npy" for x in readers.ARRAYS_C2W + readers.ARRAYS_W2C]),
+    "geometry": Format(readers.read_geometry, [], ARRAYS),
+    "lingbot": Format(readers.read_npy, ["poses.npy"], ["npy"]),
     "realestate10k": Format(readers.read_realestate10k, [], [19]),
-    "tum": Format(readers.read_tum, [], [8]),
+    "euroc": Format(readers.read_euroc, [], ["qw first"]),
+    "kitti": Format(readers.read_kitti, [], [12]),
+    "tum": Format(readers.read_tum, ["groundtruth.txt"], [8]),
 }
+NAMED = {  # a sign, or a pattern of a file's name: what it is, and what to do
+    "list of matrices": "a list of matrices, which does not say whether they are c2w or w2c: save it so named, in .npz",
+    "frame0": "ReCamMaster's file of several cameras (Unreal's axes, centimetres): save one as c2w, in .npz",
+    17: "the state of EuRoC's IMU, not of its camera", "*.sens": "ScanNet's stream: unpack it with ScanNet's reader",
+    "*.r3d": "a Record3D archive: unpack it with unzip", "*.bag": "a ROS bag", "*.svo": "a ZED recording",
+    "database.db": "a COLMAP database without a model: run its mapper", "cameras.sfm": "a Meshroom model",
+    "reconstruction.json": "an OpenSfM model", "*.nvm": "a VisualSFM model", "bundle.out": "a Bundler model",
+    "*.insv": "an Insta360 recording", "*.usdz": "a USD scene", "*.ply": "a point cloud, without cameras",
+}  # fmt: skip
 
 
 def _signs(file: Path) -> set[str | int]:
-    """The keys of JSON, the files in an archive, "[[" or the number of columns of a text."""
+    """The keys of JSON (of the first entry of a list), the arrays in an archive, or the number of columns of a text and
+    what its brackets and heading tell."""
     if file.suffix == ".json":
-        content = json.loads(file.read_text())
-        return set(content) if isinstance(content, dict) else set()
+        content = read_json(file)
+        first = content[0] if isinstance(content, list) and content else content
+        return set(first) if isinstance(first, dict) else {"list of matrices"} if isinstance(first, list) else set()
     if file.suffix == ".npz":
         with zipfile.ZipFile(file) as archive:
             return set(archive.namelist())
-    with file.open(errors="replace") as lines:
-        head = next(readers.data_lines(lines), "")
+    if file.suffix == ".npy":
+        return {"npy"}
+    text = read_text(file, HEAD).strip()
+    if text.startswith("[["):
+        return {"[["}
     try:
-        return {"[["} if head.startswith("[[") else {len([float(word) for word in head.replace(",", " ").split()])}
+        first = [float(word) for word in next(data_lines(text), "").split()]
     except ValueError:
         return set()
+    heading = text.split("\n", 1)[0].lower()
+    qw_first = len(first) == 8 and (0 <= heading.find("qw") < heading.find("qx") or first[0] > NANOSECONDS)
+    return {"qw first" if qw_first else len(first)}
 
 
 def _find(path: Path) -> tuple[Format, Path]:
@@ -61,15 +97,24 @@ def _find(path: Path) -> tuple[Format, Path]:
     has a format's signs."""
     files = [path]
     if path.is_dir():
-        for format in FORMATS.values():
-            if named := [file for pattern in format.files for file in path.glob(pattern)]:
-                return format, named[0]
-        files = [file for file in sorted(path.iterdir()) if file.suffix in (".json", ".txt", ".npz")]
-    found = {file: format for file in files for format in FORMATS.values() if _signs(file).intersection(format.signs)}
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise ValueError(f"expected a file in one of the formats {', '.join(FORMATS)}; found {names}")
-    return next((format, file) for file, format in found.items())
+        files = [file for file in sorted(path.glob("[!.]*")) if file.suffix in SUFFIXES]
+    for format in FORMATS.values():
+        if path.is_dir():
+            named = [file for pattern in format.files for file in sorted(path.glob(pattern)) if file.name[0] != "."]
+        else:
+            named = [path] * any(path.match(pattern) for pattern in format.files)
+        if named:
+            return format, largest_model(named) if format.read is read_colmap else named[0]
+    signs = {file: _signs(file) for file in files}
+    found = {file: format for file in files for format in FORMATS.values() if signs[file].intersection(format.signs)}
+    if len(found) == 1:
+        return next((format, file) for file, format in found.items())
+    for key, what in NAMED.items():
+        by_name = isinstance(key, str) and (any(path.glob(key)) if path.is_dir() else path.match(key))
+        if not found and (by_name or any(key in of for of in signs.values())):
+            raise ValueError(f"this is {what}; expected one of the formats {', '.join(FORMATS)}")
+    names = ", ".join(file.name for file in found) or "none"
+    raise ValueError(f"expected a file in one of the formats {', '.join(FORMATS)}; found {names}")
 
 
 def load_trajectory(path: str | Path) -> Trajectory:
@@ -84,8 +129,9 @@ def load_trajectory(path: str | Path) -> Trajectory:
     try:
         format, file = _find(path)
         trajectory = format.read(file)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        message = f"{error} is missing" if isinstance(error, KeyError) else error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{error} is missing" if isinstance(error, KeyError) else f"it is malformed ({error})"
+        message = error if isinstance(error, ValueError) else message
         raise ValueError(f"trajectory: {path}: {message}") from error
     if not trajectory.pictures:
         return trajectory

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import centre_crop_resize
-from mirage_nb.data.images import centre_crop_nearest, open_picture
+from mirage_nb.data.images import as_rgb, centre_crop_nearest, open_picture
 
 
 def test_pictures_are_as_stored(tmp_path):
@@ -38,3 +38,16 @@ def test_depth_is_taken_at_the_centres_of_the_new_pixels():
     depth = torch.arange(24.0).view(4, 6)
     assert centre_crop_nearest(depth, (2, 2)).tolist() == [[8, 10], [20, 22]]
     assert torch.equal(centre_crop_nearest(depth, (8, 12))[::2, ::2], depth)
+
+
+def test_pictures_of_other_kinds_become_8_bit_rgb(monkeypatch, tmp_path):
+    grey = Image.fromarray(np.array([[0, 257 * 7, 65535]], np.uint16))
+    assert np.array(as_rgb(grey))[0, :, 0].tolist() == [0, 7, 255]
+    clear = Image.fromarray(np.array([[[200, 0, 200, 0], [200, 0, 200, 255]]], np.uint8))
+    assert np.array(as_rgb(clear))[0].tolist() == [[255, 255, 255], [200, 0, 200]], "what is transparent lies on white"
+    with pytest.raises(ValueError, match="floating point"):
+        as_rgb(Image.fromarray(np.zeros((2, 2), np.float32)))
+    Image.new("L", (60, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="a.png can't be read as a picture .*2400 pixels"):
+        open_picture(tmp_path / "a.png")

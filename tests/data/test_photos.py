@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,24 @@ def test_a_photo_with_a_trajectory(tmp_path):
     assert scene.cameras.intrinsics[:, :2].tolist() == [[300, 300], [600, 600]] and "trajectory" in scene.note
 
 
+def test_panoramas_are_refused(tmp_path):
+    wide = photo(tmp_path / "a.jpg", (600, 200))
+    with pytest.raises(ValueError, match="600x200, looks like a panorama"):
+        read_photo(wide)
+    assert "90 degrees" in read_photo(wide, fov=90).note
+    xmp = b'<rdf:Description GPano:ProjectionType="equirectangular"/>'
+    Image.new("RGB", (400, 200)).save(tmp_path / "b.jpg", xmp=xmp)
+    with pytest.raises(ValueError, match="equirectangular panorama"):
+        read_photo(tmp_path / "b.jpg", fov=90)
+
+
+def test_a_photo_with_a_camera_stays_as_it_is_stored(tmp_path):
+    write_path(tmp_path)
+    photo(tmp_path / "img.jpg", (100, 50), orientation=6)
+    scene = read_photo(tmp_path, (25, 50))
+    torch.testing.assert_close(scene.cameras.intrinsics[0], torch.tensor([25.0, 22.5, 25.0, 15.0]))
+
+
 def write_path(folder: Path) -> None:
     """Two w2c matrices, the second from 1 m further to the right."""
     (folder / "w2c.txt").write_text(
@@ -105,7 +124,9 @@ def test_bad_posed_photos(tmp_path):
 
 @needs_real
 def test_real_posed_photo():
-    photo = read_photo(REAL / "posed_photo", (88, 156))  # the photo is 1248x704: an eighth, uncropped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        photo = read_photo(REAL / "posed_photo", (88, 156))  # the photo is 1248x704: an eighth, uncropped
     assert photo.image.shape == (88, 156, 3) and len(photo.cameras) == 193 and "dining" in photo.prompt
     fx, fy, cx, cy = photo.cameras.intrinsics[0].tolist()
     assert fx == pytest.approx(fy, rel=2e-3) and (cx, cy) == (pytest.approx(78, abs=1), pytest.approx(44, abs=1))

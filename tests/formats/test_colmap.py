@@ -34,11 +34,31 @@ def write_binary(folder: Path) -> Path:
 @pytest.mark.parametrize("write", [write_text, write_binary])
 def test_the_known_camera(write, tmp_path):
     known_camera.check(load_trajectory(write(tmp_path)))
-    for home in (tmp_path, tmp_path / "images"):  # wherever one of the pictures is
+    for home in (tmp_path, tmp_path / "images"):  # wherever the pictures are, under another ending, too
         home.mkdir(exist_ok=True)
-        (home / "b c.png").touch()
-        assert load_trajectory(tmp_path).pictures == [home / "a.png", home / "b c.png"]
-        (home / "b c.png").unlink()
+        for name in ("a.jpg", "b c.png"):
+            (home / name).touch()
+        assert load_trajectory(tmp_path).pictures == [home / "a.jpg", home / "b c.png"]
+        for name in ("a.jpg", "b c.png"):
+            (home / name).unlink()
+
+
+def test_points_lines_may_be_left_out(tmp_path):
+    file = write_text(tmp_path) / "sparse" / "0" / "images.txt"
+    lines = [line for line in file.read_text().splitlines() if line.endswith("png")]
+    for end in ("\n", "\n\n", "\n1.5 2.5 -1\n", "\r\n"):
+        file.write_text("".join(line + end for line in lines))
+        known_camera.check(load_trajectory(tmp_path))
+
+
+def test_the_largest_model_is_taken(tmp_path):
+    write_text(tmp_path)
+    small = tmp_path / "sparse" / "1"
+    small.mkdir()
+    (small / "cameras.txt").write_text("1 PINHOLE 10 10 5 5 5 5\n")
+    (small / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.png\n\n")
+    with pytest.warns(UserWarning, match=r"0 \(2 pictures\), 1 \(1 pictures\), the largest is taken: 0"):
+        known_camera.check(load_trajectory(tmp_path))
 
 
 def test_bad_models(tmp_path):
@@ -55,7 +75,7 @@ def test_bad_models(tmp_path):
             load_trajectory(folder)
     (folder / "images.bin").write_bytes(whole)
     for camera, form, message in (
-        ((1, 7, 5, 100, 100, 50, 90, 50, 60, 0, 0, 0, 0), "8d", "pinhole, got OPENCV_FISHEYE"),
+        ((1, 7, 5, 100, 100, 50, 90, 50, 60, 0, 0, 0, 0), "8d", "the lens is OPENCV_FISHEYE, expected a pinhole"),
         ((1, 8, 1, 100, 100, 50, 90, 50, 60), "4d", "camera 7, which is not there"),
         ((1, 7, 99, 100, 100, 50, 90, 50, 60), "4d", "no camera model has the number 99"),
         ((2, 7, 1, 100, 100, 50, 90, 50, 60), "4d", "cameras.bin is truncated"),
@@ -64,14 +84,13 @@ def test_bad_models(tmp_path):
         with pytest.raises(ValueError, match=message):
             load_trajectory(folder)
     (folder / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 7, 2, 100, 100, 50, 50, 50, 0.2))
-    with pytest.warns(UserWarning, match="distortion"):
-        load_trajectory(folder)
+    assert load_trajectory(folder).distortion[0].tolist() == pytest.approx([0.2, 0, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize(
     "cameras, images, message",
     [
-        ("7 PINHOLE 100 100 50 90 50", "1 1 0 0 0 0 0 0 7 a.png\n", "got PINHOLE with 3 parameters"),
+        ("7 PINHOLE 100 100 50 90 50", "1 1 0 0 0 0 0 0 7 a.png\n", "expected 4 parameters of PINHOLE, got 3"),
         ("7 PINHOLE 100", "1 1 0 0 0 0 0 0 7 a.png\n", "not enough values"),
         ("7 PINHOLE 100 100 50 90 50 60", "1 1 0 0 0 0 0 7 a.png\n", "images.txt: expected id, qw"),
         ("7 PINHOLE 100 100 50 90 50 60", "1 .5 0 0 0 0 0 0 7 a.png\n", "unit quaternions"),

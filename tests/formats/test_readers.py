@@ -16,7 +16,7 @@ from PIL import Image
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.formats import Trajectory, load_trajectory
-from mirage_nb.formats.readers import natural_order
+from mirage_nb.formats.trajectory import find_pictures, natural_order
 from mirage_nb.paths import camera_path
 
 
@@ -60,8 +60,7 @@ def test_realestate10k(tmp_path):
         path.write_text(text)
         known_camera.check(load_trajectory(path))
     path.write_text("https://www.youtube.com/watch?v=x\n" + line.replace("0.6 0 0", "0.6 0.1 0"))
-    with pytest.warns(UserWarning, match="distortion"):
-        load_trajectory(path)
+    assert load_trajectory(path).distortion.tolist() == [pytest.approx([0.1, 0, 0, 0, 0, 0])]
 
 
 def test_spatia(tmp_path):
@@ -121,11 +120,41 @@ def test_nerfstudio(tmp_path):
 
 
 def test_frames_of_several_sizes_and_distortion(tmp_path):
-    path = write_json(tmp_path / "a.json", {"frames": [FRAME | LENS, FRAME | LENS | {"w": 200}]})
-    with pytest.raises(ValueError, match="frames of one size"):
-        load_trajectory(path)
-    with pytest.warns(UserWarning, match="distortion"):
-        load_trajectory(write_json(path, LENS | {"k1": 0.1, "frames": [FRAME]}))
+    path = write_json(tmp_path / "a.json", {"frames": [FRAME | LENS, FRAME | LENS | {"w": 200, "h": 200}]})
+    assert load_trajectory(path)[[1]].cameras((100, 100)).intrinsics[0].tolist() == [25, 45, 25, 30]
+    trajectory = load_trajectory(write_json(path, LENS | {"k1": 0.1, "p2": 0.2, "frames": [FRAME]}))
+    assert trajectory.distortion[0].tolist() == pytest.approx([0.1, 0, 0, 0, 0, 0.2])
+    for lens in ({"camera_model": "OPENCV_FISHEYE"}, {"is_fisheye": True}, {"camera_model": "EQUIRECTANGULAR"}):
+        with pytest.raises(ValueError, match="expected a pinhole; undistort"):
+            load_trajectory(write_json(path, LENS | lens | {"frames": [FRAME]}))
+
+
+def test_pictures_are_found_by_name(tmp_path):
+    """Whatever folder and ending they had; of several cameras', the one whose folder fits."""
+    for name in ("images/left/1.jpg", "images/right/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "images_4").mkdir()
+    (tmp_path / "images_4" / "IMG 2.5.JPG").touch()
+    names = ["images\\right\\1.png", "C:\\ana\\images\\left\\1.jpg", "/home/ana/IMG 2.5", "none.png"]
+    found = find_pictures(names, [tmp_path / "nowhere", tmp_path])
+    expected = ["images/right/1.jpg", "images/left/1.jpg", "images_4/IMG 2.5.JPG", "none.png"]
+    assert [str(file.relative_to(tmp_path)) for file in found] == expected
+    there = tmp_path / "elsewhere.png"
+    there.touch()
+    (tmp_path / "images" / "elsewhere.png").touch()
+    assert find_pictures([str(there)], [tmp_path / "images"]) == [there], "where the file says, if it is there"
+    with pytest.raises(ValueError, match="two poses fit one picture"):
+        find_pictures(["a/IMG 2.5.png", "b/IMG 2.5.png"], [tmp_path])
+
+
+def test_intrinsics_of_another_aspect_are_refused():
+    trajectory = Trajectory(torch.eye(4)[None], torch.tensor([100.0, 100, 64, 48]), (96, 128))
+    assert trajectory.cameras((48, 64)).intrinsics[0].tolist() == [50, 50, 32, 24]
+    assert trajectory.cameras((95, 127)).size == (95, 127), "rounded"
+    for size, message in (((128, 96), "for 128x96, the picture is 96x128 .turned"), ((96, 96), "cropped")):
+        with pytest.raises(ValueError, match=message):
+            trajectory.cameras(size)
 
 
 def test_blender_states_an_angle_of_view(tmp_path):
@@ -220,13 +249,58 @@ def test_pickles_are_never_loaded(tmp_path):
     [
         ({"points": np.zeros(3)}, "in one of the formats .*; found none"),
         ({"c2w": np.zeros((2, 3))}, r"poses: expected \(T, 4, 4\)"),
-        ({"c2w": POSES, "intrinsics": np.zeros((2, 3, 3))}, r"intrinsics: expected \(3, 3, 3\)"),
-        ({"c2w": POSES, "intrinsics": K, "depth": np.zeros((2, 4, 4))}, "principal point"),
-        ({"c2w": POSES, "intrinsics": K, "depth": np.zeros((2, 4))}, "not enough values"),
+        ({"c2w": POSES, "intrinsics": np.zeros((2, 3, 3))}, r"intrinsics: expected \(3, 3\) or \(3, 3, 3\)"),
+        ({"c2w": POSES, "intrinsics": K, "image_height": 4}, "no intrinsics"),
         ({"c2w": 2 * POSES}, "rigid"),
         ({"w2c": POSES * np.array([2, 2, 2, 1])}, "rigid"),
     ],
 )
 def test_bad_archives(arrays, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        load_trajectory(write_archive(tmp_path, **arrays))
+        load_trajectory(write_archive(tmp_path, **arrays)).cameras((10, 10))
+
+
+# ------------------------------------------------------------------------------------ one camera in the others' formats
+
+C2W = known_camera.C2W.tolist()
+ROW = " ".join(str(x) for row in C2W[:3] for x in row)
+KNOWN_K = [[50, 0, 50], [0, 90, 60], [0, 0, 1]]  # of 100x100
+WIDTH_HEIGHT = {"width": 100, "height": 100}
+POLYCAM = {f"t_{i}{j}": known_camera.OPENGL_C2W[i][j] for i in range(3) for j in range(4)}
+VIEW = {"camera_to_world": sum(known_camera.OPENGL_C2W, []), "fov": math.degrees(2 * math.atan(1 / 2))}
+
+
+@pytest.mark.parametrize(
+    "name, content, intrinsics",
+    [
+        ("poses.txt", f"{ROW}\n{ROW}", False),
+        ("data.csv", f"#timestamp [ns],x,y,z,qw,qx,qy,qz\n2,1,2,3,{H},0,{H},0\n1,1,2,3,{H},0,{H},0\n", False),
+        ("data.csv", f"1305031102175303936,1,2,3,{H},0,{H},0\n" * 2, False),
+        ("a.json", {str(i): {"extrinsic": C2W, "K": KNOWN_K} for i in (1, 0)}, False),
+        ("a.json", {"extrinsic": [known_camera.W2C] * 2, "intrinsic": KNOWN_K} | WIDTH_HEIGHT, True),
+        (
+            "a.json",
+            {"K": [50, 0, 0, 0, 90, 0, 50, 60, 1], "w": 100, "h": 100, "poses": [[H, 0, -H, 0, 1, 2, 3]] * 2},
+            True,
+        ),
+        ("keyframes/cameras/{}.json", POLYCAM | {"fx": 50, "fy": 90, "cx": 50, "cy": 60} | WIDTH_HEIGHT, True),
+    ],
+)
+def test_the_known_camera_in(name, content, intrinsics, tmp_path):
+    for number in (10, 9) if "{}" in name else (0,):
+        file = tmp_path / name.format(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    known_camera.check(load_trajectory(tmp_path), intrinsics=intrinsics)
+
+
+def test_lenses_that_are_centred(tmp_path):
+    """Splatting's cameras, and a view whose height is as large as its distance."""
+    camera = {"position": [1, 2, 3], "rotation": [row[:3] for row in C2W[:3]], "fx": 50, "fy": 90, "img_name": "0"}
+    path = {"render_height": 90, "render_width": 160, "camera_path": [VIEW]}
+    for content, lens in (([camera | WIDTH_HEIGHT], [50, 90, 50, 50]), (path, [90, 90, 80, 45])):
+        trajectory = load_trajectory(write_json(tmp_path / "a.json", content))
+        torch.testing.assert_close(trajectory.c2w[0], known_camera.C2W)
+        assert trajectory.intrinsics[0].tolist() == pytest.approx(lens)
+    with pytest.raises(ValueError, match="the lens is equirectangular"):
+        load_trajectory(write_json(tmp_path / "a.json", path | {"camera_type": "equirectangular"}))

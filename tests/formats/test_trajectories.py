@@ -12,11 +12,17 @@ import torch
 from mirage_nb.formats import FORMATS, Trajectory, load_trajectory
 
 W2C_ROW = known_camera.W2C_ROW
-FILES = {
-    "7-scenes": ("a.pose.txt", ""), "nerfstudio": ("a.json", '{"frames": []}'), "colmap": ("cameras.txt", ""),
-    "worldscore": ("a.json", '{"cameras_interp": []}'), "spatia": ("a.txt", "[[1, 0, 0, 0], ..."),
-    "geometry": ("a.npz", None), "realestate10k": ("a.txt", "https://x\n" + "0 " * 19),
-    "tum": ("a.txt", "# time\n\n0 1 2 3 0 0 0 1\n"),
+FILES = {  # a file's name, what it holds, and whether its name or place is needed to tell the format
+    "7-scenes": ("a.pose.txt", "", True), "nerfstudio": ("a.json", '{"frames": []}', False),
+    "colmap": ("sparse/3/cameras.txt", "", True), "worldscore": ("a.json", '{"cameras_interp": []}', False),
+    "spatia": ("a.txt", "[[1, 0, 0, 0], ...", False), "geometry": ("a.npz", None, False),
+    "realestate10k": ("a.txt", "https://x\n" + "0 " * 19, False), "tum": ("a.txt", "# t\n\n0 1 2 3 0 0 0 1\n", False),
+    "scannet": ("pose/0.txt", "", True), "polycam": ("keyframes/cameras/1.json", "", True),
+    "stray scanner": ("odometry.csv", "", True), "record3d": ("a.json", '{"K": [], "poses": []}', False),
+    "camera path": ("a.json", '{"camera_path": []}', False), "uni3c": ("a.json", '{"extrinsic": []}', False),
+    "gaussian splatting": ("a.json", '[{"rotation": []}]', False), "worldplay": ("a.json", '{"0": {}}', False),
+    "lingbot": ("poses.npy", None, True), "euroc": ("a.csv", "#t,x,y,z,qw,qx,qy,qz\n1,0,0,0,1,0,0,0", False),
+    "kitti": ("a.txt", "1 0 0 0 0 1 0 0 0 0 1 0", False),
 }  # fmt: skip
 
 
@@ -26,16 +32,22 @@ def test_every_format_is_told_in_a_folder_with_other_files(name, tmp_path, monke
     for other, format in FORMATS.items():
         reader = lambda file, other=other: found.append((other, file)) or Trajectory(torch.eye(4)[None])  # noqa: E731
         monkeypatch.setitem(FORMATS, other, format._replace(read=reader))
-    file, content = tmp_path / FILES[name][0], FILES[name][1]
-    if content is None:
+    file, content, by_name = tmp_path / FILES[name][0], *FILES[name][1:]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".npy":
+        np.save(file, np.eye(4)[None])
+    elif content is None:
         np.savez(file, w2c=np.eye(4)[None])
     else:
         file.write_text(content)
     (tmp_path / "readme.txt").write_text("read me")
     (tmp_path / "other.json").write_text("[1]")
+    (tmp_path / "._a.json").write_bytes(b"\0\5\x16\7")  # macOS leaves these beside files
+    if name == "colmap":
+        (file.parent / "images.txt").touch()
     load_trajectory(tmp_path)
     assert found == [(name, file)]
-    if name not in ("7-scenes", "colmap"):
+    if not by_name:
         load_trajectory(file)
         assert found[1] == found[0]
 
@@ -67,7 +79,7 @@ W2C_SCALED = json.dumps((2 * np.array(known_camera.W2C) - np.diag([0, 0, 0, 1]))
         ("a.txt", "hello\n", "in one of the formats .*; found none"),
         ("a.txt", "", "in one of the formats .*; found none"),
         ("a.bin", "PK\x03\x04", "in one of the formats .*; found none"),
-        ("a.npz", "PK\x03\x04", "a.npz: File is not a zip file"),
+        ("a.npz", "PK\x03\x04", "a.npz: it is malformed .File is not a zip file"),
         ("a.txt", "https://x\n", "found none"),
         (
             "a.txt",
@@ -86,6 +98,12 @@ W2C_SCALED = json.dumps((2 * np.array(known_camera.W2C) - np.diag([0, 0, 0, 1]))
         ("a.json", '{"c2w": []}', "found none"),
         ("a.json", '{"frames": [{}]}', "'transform_matrix' is missing"),
         ("a.json", "[1]", "found none"),
+        ("a.json", '{"frames": [5]}', "it is malformed"),
+        ("a.json", '{"frames": [{"transform_matrix": [[1]], "file_path": 5}]}', "transform_matrix: expected"),
+        ("a.json", "[[[1, 0, 0, 0]]]", "this is a list of matrices.*c2w or w2c"),
+        ("a.json", '{"frame0": {"cam01": ""}}', "this is ReCamMaster's"),
+        ("a.csv", ",".join(["1"] * 17), "this is the state of EuRoC's IMU"),
+        ("capture.r3d", "PK", "this is a Record3D archive: unpack it"),
         ("a.json", "{", "a.json: Expecting"),
         ("a.json", '{"frames": []}', r"transform_matrix: expected \(T, 4, 4\)"),
         ("a.json", '{"frames": [{"transform_matrix": [[1]]}]}', r"transform_matrix: expected \(T, 4, 4\)"),

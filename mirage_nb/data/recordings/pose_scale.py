@@ -4,21 +4,19 @@ A reconstruction's poses have whatever unit it was left in, and a depth network 
 meets the network's metres when it generates, so training wants the poses in them: one factor for the whole clip.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
+from mirage_nb.formats.agreement import MIN_LANDED, landings
+from mirage_nb.formats.agreement import moved as scaled
 from mirage_nb.models.vae import as_pixels
 
-GAPS = (2, 4, 8, 16, 32)  # frames between the views that are compared: small steps have overlap, large ones parallax
 POINTS = 576  # of each view: enough, since all pairs count together
 TOLERANCE = 0.1  # relative difference in depth at which a point still agrees; networks differ by 5 % between frames
 MIN_AGREEMENT = 0.5  # share of agreeing points below which poses and depth are not of one clip
-MIN_LANDED = 0.2  # share of points that must land in the other views: a few may fit by chance
 COLOUR_WIDTH, DEPTH_WIDTH = 0.07, 0.5  # differences (of [-1, 1]; of logarithms) at which a point counts 1 / e
 MIN_GAIN = 0.02  # by which the best factor must fit better than factor 0, a still camera; else there is no parallax
 
@@ -38,13 +36,6 @@ def with_estimated_depth(frames: Tensor, cameras: Cameras, depth_model) -> tuple
     return Clip(frames, depth, scaled(cameras, factor or 1.0)), f"{scale}, {agreement:.0%} of the points agree"
 
 
-def scaled(cameras: Cameras, factor: float | Tensor) -> Cameras:
-    """The cameras with all positions multiplied by a factor, or by one each (N, 1)."""
-    c2w = cameras.c2w.clone()
-    c2w[:, :3, 3] *= factor
-    return Cameras(c2w, cameras.intrinsics, cameras.size)
-
-
 def pose_scale(frames: Tensor, depth: Tensor, cameras: Cameras) -> tuple[float | None, float]:
     """The factor that brings the poses of a clip to the metres of its depth.
 
@@ -60,31 +51,19 @@ def pose_scale(frames: Tensor, depth: Tensor, cameras: Cameras) -> tuple[float |
     if count < 2:
         return None, 1.0
     factors = torch.cat([torch.tensor([0.0, 1.0]), torch.logspace(-3.3, 3.3, 401)])  # (F,), steps of 4 %
-    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
     # Smoothed, so that a step of less than a pixel is a small step in colour.
     colour = F.avg_pool2d(as_pixels(frames), 3, 1, 1, count_include_pad=False)
-    step = max(1, round((height * width / POINTS) ** 0.5))
-    chosen = torch.zeros(height, width, dtype=torch.bool)
-    chosen[step // 2 :: step, step // 2 :: step] = True
-    gaps = {gap for gap in GAPS if gap < count} | {min(count - 1, GAPS[-1])}
-    pairs = {(i, i + gap) for gap in gaps for i in torch.linspace(0, count - 1 - gap, 4).long().tolist()}
     fit, agreement, landed, total = (torch.zeros(len(factors)) for _ in range(4))
-    for i, j in sorted(pairs | {(j, i) for i, j in pairs}):
-        use = chosen & (depth[i] > 0)
-        points = cameras[i].relative_to(cameras.c2w[i]).unproject(depth[i : i + 1])[0][use]  # (P, 3), i's axes
-        other = cameras[j].relative_to(cameras.c2w[i])[[0] * len(factors)]
-        uv, z = scaled(other, factors[:, None]).project(points)  # (F, P, 2), (F, P)
-        inside = (z > 0) & (uv >= 0).all(-1) & (uv[..., 0] < width) & (uv[..., 1] < height)
-        column, row = torch.where(inside[..., None], uv, 0.0).long().unbind(-1)
-        inside &= depth[j][row, column] > 0
-        off = torch.where(inside, z / depth[j][row, column], 1.0).log().abs()
+    for i, j, use, uv, z, there in landings(depth, cameras, POINTS, 4, factors):
+        inside = there > 0
+        off = torch.where(inside, z / there, 1.0).log().abs()
         at = uv[None] / uv.new_tensor([width, height]) * 2 - 1
         seen = F.grid_sample(colour[j : j + 1], at, padding_mode="border", align_corners=False)[0]  # (3, F, P)
         difference = (seen - colour[i][:, None, use]).abs().mean(0)
         fit += (torch.exp(-((difference / COLOUR_WIDTH) ** 2) - (off / DEPTH_WIDTH) ** 2) * inside).sum(1)
         agreement += ((off < TOLERANCE) & inside).sum(1)
         landed += inside.sum(1)
-        total += len(points)
+        total += z.shape[1]
     enough = landed > MIN_LANDED * total
     fit, agreement = (torch.where(enough, x / landed.clamp(min=1), 0.0) for x in (fit, agreement))
     best = 2 + int(fit[2:].argmax())

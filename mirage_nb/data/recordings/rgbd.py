@@ -1,18 +1,19 @@
-"""RGB-D recordings in the layout of 7-Scenes."""
+"""RGB-D recordings: colour, depth and poses."""
 
-from __future__ import annotations
-
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.checks import looks_like_w2c
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.images import centre_crop_nearest, centre_crop_resize, open_picture
-from mirage_nb.formats import load_trajectory
+from mirage_nb.data.recordings.posed_video import load_recording, posed_frames
+from mirage_nb.formats.agreement import check_reading, read_as
+from mirage_nb.formats.trajectory import same_aspect
 
 # The pictures of 7-Scenes are those of a Kinect's two cameras, as they were taken. Here are fx, fy, cx, cy of both at
 # 640x480, and the way from the depth camera's axes to the colour camera's in metres, in general use for that data set.
@@ -26,56 +27,68 @@ DEPTH_TO_COLOUR = torch.tensor([
 ])  # fmt: skip
 
 
-def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: slice = slice(None)) -> Clip:
-    """Read an RGB-D recording in the layout of 7-Scenes.
+def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: slice = slice(None), **reading) -> Clip:
+    """Read an RGB-D recording: a folder in a format of `mirage_nb.formats` that has depth, as 7-Scenes, ScanNet, TUM,
+    Stray Scanner, Polycam, or nerfstudio with `depth_file_path`.
 
-    The folder holds `NAME.color.jpg` (or png), `NAME.depth.png` (16 bit, millimetres; 0 and 65535 = unknown) and
-    `NAME.pose.txt` (c2w, metres, OpenCV axes) for each frame, and one `camera-intrinsics.txt` (3x3, pixel centres at
-    integers). Frames whose pose is NaN or infinite (tracking lost) are left out with a warning. Where the calibration
-    is that of the depth camera of 7-Scenes itself, the depth is brought to its colour camera.
+    Depth is 16 bit, in the format's unit (mostly millimetres; 0 and 65535 = unknown), or floating point in metres. It
+    may have fewer pixels than the colour, of the same view. Frames whose pose is NaN or infinite (tracking lost) are
+    left out with a warning. Where the calibration is that of the depth camera of 7-Scenes itself, the depth is brought
+    to its colour camera.
 
     Args:
         size: (height, width) of the result.
         frames: which of the frames with a pose, in the order of their names: `slice(None, None, 4)` is every 4th.
+        reading: fields of `Reading` that differ from the format's: `axes`, `w2c`, `pose_unit`, `depth_unit`,
+            `depth_kind`; None where they do not.
+
+    Raises:
+        ValueError: depth and poses do not agree; the message names the option of the reading that fits.
     """
     folder = Path(folder)
-    found = {kind: len(list(folder.glob(f"*.{kind}.*"))) for kind in ("color", "depth", "pose")}
-    if not found["pose"] or len(set(found.values())) > 1:
-        layout = "NAME.color.jpg, NAME.depth.png and NAME.pose.txt for each frame (7-Scenes)"
-        raise FileNotFoundError(f"{folder}: expected {layout}, found {found}")
-    recorded = load_trajectory(folder)
-    if not range(len(recorded))[frames]:
-        raise ValueError(f"frames: {frames} selects none of the {len(recorded)} frames")
-    recorded = recorded[frames]
-    cameras = recorded.cameras(recorded.size)
-    seen_by = cameras  # the cameras of the clip
-    if cameras.size == (480, 640) and cameras.intrinsics[0].tolist() == DEPTH_INTRINSICS:
-        seen_by = Cameras(cameras.c2w @ torch.linalg.inv(DEPTH_TO_COLOUR), COLOUR_INTRINSICS, cameras.size)
-    images, depths = [], []
-    for index, picture in enumerate(recorded.pictures):  # one at a time: a recording may be long
-        colour, depth = open_picture(picture), _read_depth(folder / f"{picture.name.split('.color.')[0]}.depth.png")
-        if depth.shape != cameras.size:
-            raise ValueError(f"{picture}: expected depth of its size {cameras.size}, got {tuple(depth.shape)}")
-        if seen_by is not cameras:
-            depth = register(depth, cameras[index], seen_by[index])
+    recorded = load_recording(folder)
+    if not recorded.depths:
+        raise FileNotFoundError(f"{folder}: expected a recording with a depth map for each pose, found none")
+    if recorded.distortion is not None:
+        raise ValueError(f"{folder}: the lens is distorted; undistort the pictures and the depth first")
+    reading = replace(recorded.reading, **{key: value for key, value in reading.items() if value is not None})
+    pictures, recorded = posed_frames(folder, recorded, frames)
+    images, depths, cameras = [], [], []
+    for index, (colour, file) in enumerate(zip(pictures, recorded.depths)):  # one at a time: a recording may be long
+        camera = recorded[[index]].cameras((colour.height, colour.width))
+        depth, seen_by = _same_view(_read_depth(file, recorded.reading.depth_unit), camera.size, file), camera
+        if camera.size == (480, 640) and camera.intrinsics[0].tolist() == DEPTH_INTRINSICS:
+            seen_by = Cameras(camera.c2w @ torch.linalg.inv(DEPTH_TO_COLOUR), COLOUR_INTRINSICS, camera.size)
+            depth = register(depth / reading.depth_unit, camera, seen_by) * reading.depth_unit
         image, resized = centre_crop_resize(colour, seen_by, size)
         images.append(image)
+        cameras.append(resized)
         depths.append(centre_crop_nearest(depth, size))
-    clip = Clip(torch.stack(images), torch.stack(depths), resized)
-    if not (clip.depth > 0).any():
-        raise ValueError(f"{folder}: depth: no value in {len(images)} frames (expected 16-bit PNG, millimetres)")
-    if looks_like_w2c(clip.depth, clip.cameras):
-        raise ValueError(f"{folder}: the poses seem to be world-to-camera (inverted, they fit the depth); expected c2w")
-    return clip
+    stored, cameras = torch.stack(depths), Cameras.cat(cameras)
+    if not (stored > 0).any():
+        raise ValueError(f"{folder}: depth: no value in {len(images)} frames (expected 16 bit, or metres)")
+    try:
+        check_reading(stored, cameras, recorded.reading, reading)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    return Clip(torch.stack(images), *read_as(reading, recorded.reading, stored, cameras))
 
 
-def _read_depth(path: Path) -> Tensor:
-    """(H, W) float32 metres, 0 = unknown."""
-    millimetres = np.array(open_picture(path))
-    if millimetres.ndim != 2 or millimetres.dtype not in (np.uint16, np.int32):
-        raise ValueError(f"{path}: expected a 16-bit PNG of one channel, got {millimetres.dtype} {millimetres.shape}")
-    unknown = (millimetres <= 0) | (millimetres >= 65535)
-    return torch.from_numpy(np.where(unknown, 0, millimetres / 1000).astype(np.float32))
+def _read_depth(path: Path, unit: float) -> Tensor:
+    """(H, W) float32 in a format's unit, 0 = unknown. What is stored in floating point is in metres."""
+    depth = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(open_picture(path))
+    if depth.ndim != 2 or depth.dtype not in (np.uint16, np.int32, np.float16, np.float32, np.float64):
+        raise ValueError(f"{path}: expected 16 bit or floating point of one channel, got {depth.dtype} {depth.shape}")
+    if depth.dtype.kind == "f":
+        return torch.from_numpy(np.where(np.isfinite(depth) & (depth > 0), depth * unit, 0).astype(np.float32))
+    return torch.from_numpy(np.where((depth <= 0) | (depth >= 65535), 0, depth).astype(np.float32))
+
+
+def _same_view(depth: Tensor, size: tuple[int, int], path: Path) -> Tensor:
+    """A depth map of a view at the size of its colour: the nearest value, which was measured."""
+    if not same_aspect(tuple(depth.shape), size):
+        raise ValueError(f"{path}: expected depth of the colour's aspect, {size}, got {tuple(depth.shape)}")
+    return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
 
 
 def register(depth: Tensor, camera: Cameras, target: Cameras) -> Tensor:

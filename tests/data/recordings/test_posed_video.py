@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from posed_clip import SIZE, UNIT, rendered_clip, write_realestate10k, write_recording, write_transforms
+from scipy.ndimage import map_coordinates
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, read_posed_video
+from mirage_nb.data.images import undistort
 from mirage_nb.data.recordings.pose_scale import scaled
 from mirage_nb.formats.exports import export_run
 from mirage_nb.viz.video import mp4_bytes
@@ -52,7 +54,7 @@ def test_layouts(clip, tmp_path, layout):
         (source,) = export_run(tmp_path, part.frames, part.cameras, part.depth, (format,))
     if layout == "moved":  # the file names them where they were, with another ending
         text = (source / "transforms.json").read_text()
-        text = text.replace("images/", "elsewhere/").replace(".png", ".jpg")
+        text = text.replace('"images/', '"C:\\\\ana\\\\').replace('.png"', '.jpg"').replace("depth_file_path", "unused")
         (source / "transforms.json").write_text(text)
     if layout in ("shuffled", "moved"):  # poses stay with the pictures that the file names, in the order of the names
         content = json.loads((source / "transforms.json").read_text())
@@ -115,4 +117,43 @@ def test_bad_recordings(recording, clip):
     refused("no frames", error=FileNotFoundError)
     (exported,) = export_run(recording.parent, clip.frames, clip.cameras, clip.depth, ("nerfstudio",))
     (exported / "images" / "frame_00007.png").unlink()
-    refused("frame_00007.png: missing", exported, FileNotFoundError)
+    with pytest.warns(UserWarning, match="1 of 18 pictures .*left out .*frame_00007.png"):
+        frames, cameras = read_posed_video(exported, SIZE)
+    kept = [i for i in range(18) if i != 7]
+    assert close(frames, clip.frames[kept]) < 4 and len(cameras) == 17
+    for file in (exported / "images").iterdir():
+        file.rename(file.with_name(f"other_{file.name}"))
+    refused("frame_00000.png: missing, as are all others", exported, FileNotFoundError)
+
+
+def test_a_part_of_the_frames(recording, clip):
+    for part in (slice(3), slice(2, None, 5), slice(-1, None)):
+        frames, cameras = read_posed_video(recording, SIZE, part)
+        assert close(frames, clip.frames[part]) < 4 and len(cameras) == len(frames)
+        torch.testing.assert_close(cameras.c2w, scaled(clip.cameras[part], UNIT).c2w, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="frames: .* selects none of the 18"):
+        read_posed_video(recording, SIZE, slice(18, None))
+
+
+@pytest.mark.parametrize("k", [(0.12, -0.03, 0.0, 0.0, 0.001, 0.0005), (-0.2, 0.0, 0.0, 0.0, 0.0, 0.0)])
+def test_a_distorted_lens_is_undone(clip, k):
+    """A picture is distorted by its definition: each of its pixels shows what a ray of another direction sees."""
+    camera, (height, width) = clip.cameras[0], SIZE
+    (fx, fy, cx, cy), (k1, k2, *_, p1, p2) = camera.intrinsics[0].tolist(), k
+    row, column = np.mgrid[:height, :width] + 0.5
+    seen = np.stack([(column - cx) / fx, (row - cy) / fy])  # as distorted; the ray is found by iteration
+    x, y = seen.copy()
+    for _ in range(50):
+        s = x**2 + y**2
+        radial, dx = 1 + k1 * s + k2 * s**2, 2 * p1 * x * y + p2 * (s + 2 * x**2)
+        x, y = (seen[0] - dx) / radial, (seen[1] - p1 * (s + 2 * y**2) - 2 * p2 * x * y) / radial
+    at = [y * fy + cy - 0.5, x * fx + cx - 0.5]
+    smooth = np.stack([np.sin(row / 5) * 90 + 120, np.cos(column / 7) * 90 + 120, (row + column)], -1)
+    bent = np.stack([map_coordinates(smooth[..., i], at, order=3, mode="nearest") for i in range(3)], -1)
+    image, pinhole = undistort(Image.fromarray(bent.round().clip(0, 255).astype(np.uint8)), camera, torch.tensor(k))
+    back = pinhole.relative_to(camera.c2w[0]).unproject(torch.ones(1, *SIZE))[0].reshape(-1, 3)
+    uv = camera.relative_to(camera.c2w[0]).project(back)[0][0].view(*SIZE, 2).numpy() - 0.5
+    expected = np.stack([map_coordinates(smooth[..., i], [uv[..., 1], uv[..., 0]], order=3) for i in range(3)], -1)
+    assert np.abs(np.array(image) - expected)[2:-2, 2:-2].mean() < 1.5 < np.abs(bent - expected)[2:-2, 2:-2].mean()
+    with pytest.raises(ValueError, match="distorted too much"):
+        undistort(image, camera, torch.tensor([-2.0, 0, 0, 0, 0, 0]))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.checks import depth_agreement, looks_like_w2c
 from mirage_nb.data.recordings import rgbd
 from mirage_nb.data.recordings.rgbd import DEPTH_TO_COLOUR, read_rgbd, register
+from mirage_nb.formats.agreement import Reading
+from mirage_nb.formats.trajectory import OPENGL
 from mirage_nb.paths import camera_path
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "real"
@@ -89,7 +93,7 @@ def test_inverted_poses_are_refused(recording):
     assert not looks_like_w2c(clip.depth, clip.cameras) and not looks_like_w2c(clip.depth[:1], clip.cameras[:1])
     for path in recording.glob("*.pose.txt"):
         np.savetxt(path, np.linalg.inv(np.loadtxt(path)))
-    with pytest.raises(ValueError, match="world-to-camera"):
+    with pytest.raises(ValueError, match="98% do with --w2c"):
         read_rgbd(recording, (24, 32))
 
 
@@ -105,17 +109,131 @@ def test_lost_frames_are_left_out(recording):
         )
 
 
-@pytest.mark.parametrize("file", ["frame-000002.depth.png", "frame-000002.pose.txt", "frame-000002.color.png"])
-def test_a_missing_file_is_told(recording, file):
+def rewrite(folder: Path, depth=lambda d: d, pose=lambda m: m) -> None:
+    """Store depth (in metres) and poses in another way."""
+    for file in folder.glob("*.depth.png"):
+        changed = depth(np.array(Image.open(file)) / 1000.0)
+        Image.fromarray(np.round(changed).astype(np.uint16)).save(file)
+    for file in folder.glob("*.pose.txt"):
+        np.savetxt(file, pose(np.loadtxt(file)))
+
+
+RAYS = np.sqrt(1 + ((np.arange(64) - 30) / 60) ** 2 + ((np.arange(48)[:, None] - 25) / 55) ** 2)
+MILLIMETRES = np.array([[1, 1, 1, 1000]] * 3 + [[1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "change, options",
+    [
+        (dict(pose=np.linalg.inv), {"w2c": True}),
+        (dict(pose=lambda m: m @ np.diag([1, -1, -1, 1])), {"axes": "opengl"}),
+        (dict(pose=lambda m: m * MILLIMETRES), {"pose_unit": 1000}),
+        (dict(depth=lambda d: d * 5000), {"depth_unit": 5000}),
+        (dict(depth=lambda d: d * 100), {"depth_unit": 100}),
+        (dict(depth=lambda d: d * 1000 * RAYS), {"depth_kind": "ray"}),
+        (dict(depth=lambda d: 10000 / d), {"depth_kind": "inverse", "depth_unit": 10000}),
+        (
+            dict(pose=lambda m: np.linalg.inv(m @ np.diag([1, -1, -1, 1])), depth=lambda d: d * 1000),
+            {"axes": "opengl", "w2c": True},
+        ),
+    ],
+)
+def test_another_convention_is_named_and_read(recording, change, options):
+    """The wall is of one piece and slanted, so that each reading but the right one misses it."""
+    truth = read_rgbd(recording, (48, 64))
+    rewrite(recording, **{"depth": lambda d: d * 1000} | change)
+    words = " ".join(sorted(Reading(**options).options(Reading()).split(" --")))
+    with pytest.raises(ValueError, match="depth and poses do not agree") as error:
+        read_rgbd(recording, (48, 64))
+    assert " ".join(sorted(str(error.value).split(" do with ")[1].split(" --"))) == words
+    clip = read_rgbd(recording, (48, 64), **options)
+    torch.testing.assert_close(clip.depth, truth.depth, rtol=0.01, atol=0)
+    torch.testing.assert_close(clip.cameras.c2w, truth.cameras.c2w, rtol=0, atol=1e-5)
+
+
+def test_an_option_that_does_not_fit_is_refused(recording):
+    with pytest.raises(ValueError, match="do with the format's own reading"):
+        read_rgbd(recording, (48, 64), axes="opengl")
+    for bad in ({"axes": "up"}, {"depth_unit": 0.0}, {"depth_kind": "x"}):
+        with pytest.raises(ValueError, match="expected known axes and depth_kind, and positive units"):
+            read_rgbd(recording, (48, 64), **bad)
+
+
+def test_depth_that_belongs_to_no_pose_is_refused(recording):
+    files = sorted(recording.glob("*.depth.png"))
+    noise = np.random.default_rng(0)
+    for file in files:
+        Image.fromarray(noise.integers(500, 9000, (48, 64), dtype=np.uint16)).save(file)
+    with pytest.raises(ValueError, match="depth and poses do not agree: .* of the points fit within 10%"):
+        read_rgbd(recording, (48, 64))
+
+
+def test_fewer_pixels_of_depth_and_floating_point(recording):
+    truth = read_rgbd(recording, (24, 32))
+    for file in recording.glob("*.depth.png"):
+        metres = np.array(Image.open(file)).astype(np.float32) / 1000
+        Image.fromarray(metres[::2, ::2]).save(file.with_suffix(".tiff"))
+        file.unlink()
+    torch.testing.assert_close(
+        read_rgbd(recording, (24, 32)).depth, truth.depth, rtol=0.04, atol=0
+    )  # half a pixel aside
+
+
+def test_depth_that_nerfstudio_names(recording):
+    truth = read_rgbd(recording, (48, 64))
+    frames = [
+        {
+            "file_path": f"frame-{i:06d}.color.png", "depth_file_path": f"frame-{i:06d}.depth.png",
+            "transform_matrix": (matrix @ OPENGL.float()).tolist(),
+        }
+        for i, matrix in enumerate(truth.cameras.c2w)
+    ]  # fmt: skip
+    lens = {"fl_x": 60, "fl_y": 55, "cx": 30.5, "cy": 25.5, "w": 64, "h": 48, "depth_unit_scale_factor": 1e-3}
+    for file in recording.glob("*.pose.txt"):
+        file.unlink()
+    (recording / "transforms.json").write_text(json.dumps(lens | {"frames": frames}))
+    clip = read_rgbd(recording, (48, 64))
+    assert torch.equal(clip.depth, truth.depth) and torch.equal(clip.frames, truth.frames)
+
+
+def test_tums_lists(tmp_path):
+    """Each picture takes the pose and the depth nearest in time; one is without."""
+    c2w = camera_path("pan_left+move_right", 3, degrees_per_frame=6, metres_per_frame=0.2)
+    cameras = Cameras(c2w, torch.tensor([525.0, 525, 320, 240]), (480, 640))
+    depth = wall_depth(cameras)
+    lines = {"rgb": [], "depth": [], "groundtruth": ["# t x y z qx qy qz qw"]}
+    for i, matrix in enumerate(c2w):
+        for kind, picture, off in (
+            ("rgb", Image.new("RGB", (640, 480), (40 * i, 0, 0)), 0.0),
+            ("depth", Image.fromarray((depth[i] * 5000).round().numpy().astype(np.uint16)), 0.01),
+        ):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            picture.save(tmp_path / kind / f"{i}.png")
+            lines[kind].append(f"{i + off} {kind}/{i}.png")
+        quaternion = Rotation.from_matrix(matrix[:3, :3].numpy()).as_quat()
+        lines["groundtruth"].insert(1, " ".join(map(str, [i - 0.01, *matrix[:3, 3].tolist(), *quaternion])))
+    lines["rgb"].append("9.0 rgb/0.png")
+    for name, rows in lines.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match="no calibration"):
+        clip = read_rgbd(tmp_path, (48, 64))
+    assert clip.frames[:, 0, 0, 0].tolist() == [0, 40, 80]
+    torch.testing.assert_close(clip.cameras.c2w, c2w, atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.depth, wall_depth(clip.cameras), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("file", ["frame-000002.depth.png", "frame-000002.color.png"])
+def test_a_frame_without_a_file_is_left_out(recording, file):
     (recording / file).unlink()
-    with pytest.raises(FileNotFoundError, match=f"'{file.split('.')[1]}': 3"):
-        read_rgbd(recording)
+    with pytest.warns(UserWarning, match=f"1 of 4 pictures or depth maps are missing, left out .*{file[:14]}"):
+        assert read_rgbd(recording, (48, 64)).frames[:, 0, 0, 0].tolist() == [0, 40, 120]
 
 
 def test_bad_recordings(recording, tmp_path_factory):
-    for folder in (recording / "none", tmp_path_factory.mktemp("empty")):
-        with pytest.raises(FileNotFoundError, match="expected NAME.color.jpg"):
-            read_rgbd(folder)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        read_rgbd(recording / "none")
+    with pytest.raises(ValueError, match="expected a file in one of the formats"):
+        read_rgbd(tmp_path_factory.mktemp("empty"))
     with pytest.raises(ValueError, match="size: expected"):
         read_rgbd(recording, (0, 8))
     with pytest.raises(ValueError, match="frames: .* selects none"):
@@ -124,9 +242,9 @@ def test_bad_recordings(recording, tmp_path_factory):
     depth = recording / "frame-000000.depth.png"
     for bad, message in (
         (np.zeros((48, 64), np.uint16), "depth: no value in 1 frames"),
-        (np.zeros((24, 32), np.uint16), r"depth of its size \(48, 64\), got \(24, 32\)"),
-        (np.zeros((48, 64), np.uint8), "expected a 16-bit PNG"),
-        (np.zeros((48, 64, 3), np.uint8), "expected a 16-bit PNG"),
+        (np.zeros((24, 48), np.uint16), r"depth of the colour's aspect, \(48, 64\), got \(24, 48\)"),
+        (np.zeros((48, 64), np.uint8), "expected 16 bit or floating point"),
+        (np.zeros((48, 64, 3), np.uint8), "expected 16 bit or floating point"),
     ):
         Image.fromarray(bad).save(depth)
         with pytest.raises(ValueError, match=message):
@@ -143,6 +261,10 @@ def test_bad_recordings(recording, tmp_path_factory):
     (recording / "camera-intrinsics.txt").unlink()
     (recording / "frame-000003.pose.txt").write_bytes((recording / "frame-000002.pose.txt").read_bytes())
     with pytest.raises(ValueError, match="no intrinsics"):
+        read_rgbd(recording)
+    for file in recording.glob("*.depth.png"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="expected a recording with a depth map for each pose"):
         read_rgbd(recording)
 
 
