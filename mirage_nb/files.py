@@ -3,8 +3,6 @@
 This module loads no heavy library, so that the command line can check its paths at once.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re
@@ -73,15 +71,10 @@ def write_aside(path: str | Path, *parts: bytes | memoryview) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)
-        if is_full(error):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # EDQUOT: one's share of it
             advice = "what was done is kept; free some space and call again to go on"
             raise OSError(error.errno, f"the disk of {path.parent} is full; {advice}") from None
         raise
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or one's share of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def remove_stale(folder: str | Path) -> None:

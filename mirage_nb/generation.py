@@ -1,7 +1,5 @@
 """From an image and a camera path to a video that remembers, with any video model: `generate`."""
 
-from __future__ import annotations
-
 import platform
 import secrets
 from dataclasses import dataclass

@@ -8,13 +8,10 @@ A segment counts from the moment state.json names it, after its files are whole.
 renamed, so a crash at any moment leaves the state of the last whole segment.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import secrets
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,9 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mirage_nb.files import Schema, is_full, read_json, remove_stale
+from mirage_nb.files import Schema, read_json, remove_stale, write_aside
 from mirage_nb.memory import Memory
-from mirage_nb.memory.io import load_tensors, save_tensors, write_aside
+from mirage_nb.memory.io import load_tensors, save_tensors
 
 FORMAT = "mirage-run"
 SEGMENT = "mirage-segment"
@@ -34,12 +31,11 @@ TENSORS = {
 
 
 class State(Schema):
-    """state.json. The memory named here is deleted once there is a newer one, so it must be one of the folder's own."""
+    """state.json. It names no file: those of the folder have their names from the number of segments."""
 
     format: Literal[FORMAT]
     seed: int = Field(ge=0)
     segments: int = Field(ge=0, le=10**6)
-    memory: str | None = Field(pattern=r"^memory(-\d{3,7})?\.safetensors$")
     inputs: dict[str, str]
     threads: int | None = None
 
@@ -92,33 +88,26 @@ class Run:
     """
 
     def __init__(self, folder: str | Path, inputs: dict[str, str], seed: int | None) -> None:
-        self.folder, self.inputs = Path(folder), inputs
-        self.segments, self.memory_file, self.seed = 0, None, seed
+        self.folder, self.inputs, self.segments, self.seed = Path(folder), inputs, 0, seed
+        self.final = self.folder / "memory.safetensors"
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"output_dir: {folder} is a file, expected a folder")
-        state = self.folder / "state.json"
-        if state.exists():
-            self._go_on_from(state)
+        if (self.folder / "state.json").exists():
+            self._go_on_from(self.folder / "state.json")
         elif seed is None:
             self.seed = secrets.randbelow(2**31)
-        with self._disk_is_full():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_stale(self.folder)
-            self._write_state()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_stale(self.folder)
+        self._write_state()
 
     def _go_on_from(self, path: Path) -> None:
         state = read_json(path, State, "output_dir", "is not the state of a run, choose another folder")
-        if bool(state.segments) != bool(state.memory):
-            raise ValueError(f"output_dir: {path} has {state.segments} segments and the memory {state.memory}")
         names = {*state.inputs, *self.inputs}
         other = sorted(name for name in names if state.inputs.get(name) != self.inputs.get(name))
-        other += ["seed"] if self.seed not in (None, state.seed) else []
-        if other:
-            difference = ", ".join(other)
-            raise ValueError(f"output_dir: {self.folder} holds a run with another {difference}; choose another folder")
-        self.segments, self.memory_file, self.seed = state.segments, state.memory, state.seed
-        threads, finished = torch.get_num_threads(), (self.folder / "memory.safetensors").exists()
-        if state.threads not in (None, threads) and not finished:
+        if other := ", ".join(other + ["seed"] * (self.seed not in (None, state.seed))):
+            raise ValueError(f"output_dir: {self.folder} holds a run with another {other}; choose another folder")
+        self.segments, self.seed, threads = state.segments, state.seed, torch.get_num_threads()
+        if state.threads not in (None, threads) and not self.final.exists():
             words = f"the run began with {state.threads} threads, this process has {threads}"
             warnings.warn(f"output_dir: {words}: the video may differ from an uninterrupted one", stacklevel=4)
 
@@ -132,44 +121,30 @@ class Run:
 
     def memory(self, memory: Memory) -> Memory:
         """The memory after the last segment done, of the kind of the one given."""
-        path = self.folder / self.memory_file
-        return memory.load(path if path.exists() else self.folder / "memory.safetensors")  # renamed, then stopped
+        path = self._memory(self.segments)
+        return memory.load(path if path.exists() else self.final)
 
     def commit(self, index: int, tensors: dict[str, Tensor], settings: dict, memory: Memory) -> None:
-        """Store a segment and the memory after it. The disk being full leaves the run as it was before.
-
-        Raises:
-            OSError: what to do is in the message.
-        """
-        name = f"memory-{index + 1:03d}.safetensors"
-        with self._disk_is_full():
-            save_tensors(self._segment(index), SEGMENT, tensors, settings)
-            memory.save(self.folder / name)
-            old, self.segments, self.memory_file = self.memory_file, index + 1, name
-            self._write_state()
-        if old is not None:
-            (self.folder / old).unlink(missing_ok=True)
+        """Store a segment and the memory after it. OSError, with what to do, if the disk is full: the run stays as it
+        was before."""
+        save_tensors(self._segment(index), SEGMENT, tensors, settings)
+        memory.save(self._memory(index + 1))
+        self.segments = index + 1
+        self._write_state()
+        self._memory(index).unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Give the last memory its final name."""
-        path, final = self.folder / self.memory_file, self.folder / "memory.safetensors"
-        if path.exists() and path != final:
-            path.replace(final)
+        if (last := self._memory(self.segments)).exists():
+            last.replace(self.final)
 
     def _segment(self, index: int) -> Path:
         return self.folder / f"segment-{index:03d}.safetensors"
 
-    def _write_state(self) -> None:
-        state = {"format": FORMAT, "seed": self.seed, "segments": self.segments, "memory": self.memory_file}
-        state |= {"threads": torch.get_num_threads()}
-        write_aside(self.folder / "state.json", json.dumps({**state, "inputs": self.inputs}, indent=1).encode())
+    def _memory(self, segments: int) -> Path:
+        return self.folder / f"memory-{segments:03d}.safetensors"
 
-    @contextmanager
-    def _disk_is_full(self):
-        try:
-            yield
-        except OSError as error:
-            if not is_full(error):
-                raise
-            advice = "what was done is kept; free some space and call again to go on"
-            raise OSError(error.errno, f"output_dir: the disk of {self.folder} is full; {advice}") from None
+    def _write_state(self) -> None:
+        threads = torch.get_num_threads()
+        state = State(format=FORMAT, seed=self.seed, segments=self.segments, inputs=self.inputs, threads=threads)
+        write_aside(self.folder / "state.json", state.model_dump_json(indent=1).encode())

@@ -1,7 +1,5 @@
 """The plan of stage 5: which frames belong to which segment, the noise that each one starts from, and a stopwatch."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -48,10 +46,8 @@ def plan_segments(num_frames: int, new_frames: int, latent_step: int = 1) -> lis
         rule = f"{latent_step} * k + 1" if latent_step > 1 else "at least 2"
         raise ValueError(f"num_frames: expected {rule}, got {num_frames}; the nearest is {' or '.join(near)}")
     starts = range(0, num_frames - 1, new_frames)
-    return [
-        Segment(index, start, min(start + new_frames, num_frames - 1) + 1, latent_step)
-        for index, start in enumerate(starts)
-    ]
+    stops = [min(start + new_frames, num_frames - 1) + 1 for start in starts]
+    return [Segment(index, *ends, latent_step) for index, ends in enumerate(zip(starts, stops))]
 
 
 def segment_seed(seed: int, index: int) -> int:
@@ -80,7 +76,5 @@ class Clock:
     @contextmanager
     def __call__(self, stage: str):
         start = self._now()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += self._now() - start
+        yield
+        self.seconds[stage] += self._now() - start

@@ -1,7 +1,5 @@
 """Files: safetensors with a versioned header, PLY, and Open3D's point cloud. Nothing is pickled."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import warnings

@@ -1,7 +1,5 @@
 """Where the rows of a `LatentGrid` live: growing columns, and blocks of voxels that say which rows a camera may see."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Voxel keys: the level and the position of a voxel, packed into one int64; and blocks of 64 x 64 x 64 voxels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
