@@ -98,13 +98,12 @@ def test_states_of_runs(amount, tmp_path):
     asked = {"image": "a", "c2w": "b"}
     (tmp_path / "precious.txt").write_text("mine")
     Run(tmp_path, asked, 3)
-    whole = json.loads((tmp_path / "state.json").read_text()) | {"segments": 1, "memory": "memory-001.safetensors"}
+    whole = json.loads((tmp_path / "state.json").read_text()) | {"segments": 1}
 
     def check(data: bytes):
         (tmp_path / "state.json").write_bytes(data)
         if not refused_in_one_line(Run, tmp_path, asked, None):
-            run = Run(tmp_path, asked, None)
-            assert run.memory_file is None or (tmp_path / run.memory_file).resolve().parent == tmp_path.resolve()
+            refused_in_one_line(lambda: Run(tmp_path, asked, None).memory(NoMemory()))
 
     fuzz(amount, mutilated(whole), check)
     assert (tmp_path / "precious.txt").exists()
@@ -141,13 +140,12 @@ def memory_files(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
-@pytest.mark.parametrize("name", ["grid", "points", "none", "lazy", "walks", "segment"])
+@pytest.mark.parametrize("name", ["grid", "points", "none", "walks", "segment"])
 def test_files_of_tensors(amount, name, tmp_path):
     if name in ("walks", "segment"):
         path, tensors, header, read = run_files(name, tmp_path)
     else:
-        path, load, views = memory_files(tmp_path)["grid" if name == "lazy" else name]
-        load = (lambda path: LatentGrid.load(path, lazy=True)) if name == "lazy" else load
+        path, load, views = memory_files(tmp_path)[name]
 
         def read():
             memory = load(path)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from micro import build_micro
 
-from mirage_nb import Cameras, LatentGrid, MiragePipeline, runs
+from mirage_nb import Cameras, LatentGrid, MiragePipeline, files, runs
 from mirage_nb.cameras import default_intrinsics
 from mirage_nb.paths import camera_path
 
@@ -149,17 +151,18 @@ def test_a_crash_between_two_files_loses_one_segment_at_most(pipe, tmp_path, mon
     assert torch.equal(call(pipe, output_dir=tmp_path).frames, whole.frames)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on_later(pipe, tmp_path, monkeypatch):
-    whole, save = call(pipe), runs.save_tensors
+@pytest.mark.parametrize("name", ["segment-001.safetensors", "memory-002.safetensors"])
+def test_a_full_disk_is_told_and_the_run_goes_on_later(pipe, name, tmp_path, monkeypatch):
+    whole, replace = call(pipe), os.replace
 
-    def full(path, *rest):
-        if "001" in str(path):
+    def full(source, target):
+        if Path(target).name == name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(path, *rest)
+        replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "save_tensors", full)
-        with pytest.raises(OSError, match="output_dir: the disk of .* is full; what was done is kept"):
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(OSError, match="the disk of .* is full; what was done is kept"):
             call(pipe, output_dir=tmp_path)
     assert json.loads((tmp_path / "state.json").read_text())["segments"] == 1
     assert torch.equal(call(pipe, output_dir=tmp_path).frames, whole.frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -65,8 +66,7 @@ class NoMemory:
         return 0
 
     def save(self, path: str | Path) -> None:
-        settings = {"stride": self.stride, "channels": self.channels, "frames": self.frames}
-        io.save_tensors(path, self.FORMAT, {}, settings)
+        io.save_memory(path, self, self.FORMAT, {}, io.MemorySettings)
 
     @classmethod
     def load(cls, path: str | Path) -> NoMemory:
@@ -103,20 +103,19 @@ class RGBPointCloud:
         self._chunks: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=max_chunks)
 
     def __len__(self) -> int:
-        return sum(len(positions) for positions, _, _ in self._chunks)
+        return int(self.sizes.sum())
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for chunk in self._chunks for part in chunk)
 
-    positions = property(lambda self: self._joined(0), doc="(P, 3) float32, world, metres")
-    colors = property(lambda self: self._joined(1), doc="(P, 3) uint8")
-    footprints = property(lambda self: self._joined(2), doc="(P,) float32, metres")
+    positions = property(lambda self: self._joined(0, torch.empty(0, 3)), doc="(P, 3) float32, world, metres")
+    colors = property(lambda self: self._joined(1, torch.empty(0, 3, dtype=torch.uint8)), doc="(P, 3) uint8")
+    footprints = property(lambda self: self._joined(2, torch.empty(0)), doc="(P,) float32, metres")
+    sizes = property(lambda self: torch.tensor([len(rows) for rows, *_ in self._chunks]).long(), doc="points by write")
 
-    def _joined(self, part: int) -> Tensor:
-        if not self._chunks:
-            return (torch.empty(0, 3), torch.empty(0, 3, dtype=torch.uint8), torch.empty(0))[part]
-        return torch.cat([chunk[part] for chunk in self._chunks])
+    def _joined(self, part: int, empty: Tensor) -> Tensor:
+        return torch.cat([chunk[part] for chunk in self._chunks] or [empty])
 
     def write(
         self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, *,
@@ -165,33 +164,25 @@ class RGBPointCloud:
         visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
         pictures = torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)  # mid grey in holes
         latents = self.encode(pictures)
-        empty = Readout.empty(grid, latents.shape[1], latents.dtype)
-        return Readout(
+        return replace(
+            Readout.empty(grid, latents.shape[1], latents.dtype),
             latents=torch.where(visibility[:, None], latents, 0),
             visibility=visibility,
             depth=depth_to_latent(render.depth, self.stride) * visibility,
-            offset=empty.offset,
-            index=empty.index,
         )
 
     def delete(self, where: Tensor) -> int:
-        """Delete points in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True.
-
-        Returns:
-            How many points were deleted.
-        """
+        """Delete points in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True; return how
+        many."""
         gone = rows_to_delete(torch.as_tensor(where), self.positions)
-        masks = gone.split([len(chunk[0]) for chunk in self._chunks])
-        kept = [tuple(part[~mask.to(part.device)] for part in chunk) for chunk, mask in zip(self._chunks, masks)]
+        masks = (~gone).split(self.sizes.tolist())
+        kept = [tuple(part[mask.to(part.device)] for part in chunk) for chunk, mask in zip(self._chunks, masks)]
         self._chunks = deque(kept, self.max_chunks)
         return int(gone.sum())
 
     def save(self, path: str | Path) -> None:
         """Write the points to a safetensors file."""
-        settings = {name: getattr(self, name) for name in PointSettings.model_fields}
-        sizes = torch.tensor([len(chunk[0]) for chunk in self._chunks], dtype=torch.int64)
-        tensors = {"positions": self.positions, "colors": self.colors, "footprints": self.footprints, "sizes": sizes}
-        io.save_tensors(path, self.FORMAT, tensors, settings)
+        io.save_memory(path, self, self.FORMAT, {name: getattr(self, name) for name in POINTS}, PointSettings)
 
     def load(self, path: str | Path) -> RGBPointCloud:
         """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`.
@@ -232,8 +223,8 @@ def make_memory(name: str, encode: Callable[[Tensor], Tensor] | None = None, **o
     """
     if name not in MEMORIES:
         raise ValueError(f"memory: expected one of {', '.join(MEMORIES)}, got {name!r}")
-    if name not in ("rgb", "rgb_capped"):
-        return MEMORIES[name](**options)
-    if encode is None:
-        raise ValueError(f"encode: {name!r} is read through a VAE, so it needs the VAE's encoder")
-    return MEMORIES[name](encode=encode, **options)
+    if name.startswith("rgb"):
+        if encode is None:
+            raise ValueError(f"encode: {name!r} is read through a VAE, so it needs the VAE's encoder")
+        options["encode"] = encode
+    return MEMORIES[name](**options)

@@ -91,27 +91,30 @@ class LatentGrid:
         self.voxel_size, self.policy, self.tolerance = voxel_size, policy, tolerance
         self.stride, self.channels, self.frames = stride, channels, 0
         self.device = None if device is None else torch.device(device)
-        self._columns: dict[str, Column] = {}
         self._reset(torch.float32)
 
     def _reset(self, dtype: torch.dtype) -> None:
         """Empty columns, for tokens of a dtype."""
-        device = self.device or torch.device("cpu")
-        empty = {name: torch.empty(0, dtype=torch.int32, device=device) for name in ("written", "views")}
-        empty |= {"positions": torch.empty(0, 3, device=device), "footprints": torch.empty(0, device=device)}
-        empty["tokens"] = torch.empty(0, self.channels or 0, dtype=dtype, device=device)
-        self._columns = {name: Column(empty[name]) for name in COLUMNS}
+        shapes = {"positions": (0, 3), "tokens": (0, self.channels or 0)}
+        dtypes = {"tokens": dtype, "written": torch.int32, "views": torch.int32}
+        self._columns = {
+            name: Column(torch.empty(shapes.get(name, 0), dtype=dtypes.get(name, torch.float32), device=self.device))
+            for name in COLUMNS
+        }
         self._block, self._blocks = Column(torch.empty(0, dtype=torch.int64)), Blocks()  # on the CPU: a row's block
 
-    def _prepare(self, channels: int, dtype: torch.dtype, device: torch.device) -> torch.device:
-        """Take over what the first tokens are like, and return the device of all."""
+    def _prepare(self, tokens: Tensor) -> torch.device:
+        """Take over what the first tokens (K, C, ...) are like, and return the device of all."""
         if not len(self):
-            self.channels, self.device = channels, self.device or device
-            self._reset(dtype)
-        return self._columns["positions"].all().device
+            self.channels, self.device = tokens.shape[1], self.device or tokens.device
+            self._reset(tokens.dtype)
+        return self._rows("positions").device
+
+    def _rows(self, name: str) -> Tensor:
+        return self._columns[name].rows
 
     def _copy(self, name: str) -> Tensor:
-        return self._columns[name].all().clone()
+        return self._rows(name).clone()
 
     # Copies, in the order of writing.
     positions = property(lambda self: self._copy("positions"), doc="(P, 3) float32, world, metres")
@@ -128,7 +131,7 @@ class LatentGrid:
     @property
     def nbytes(self) -> int:
         """Bytes of the tokens with their geometry and times."""
-        return sum(self._columns[name].all().nbytes for name in COLUMNS)
+        return sum(self._rows(name).nbytes for name in COLUMNS)
 
     def __len__(self) -> int:
         return len(self._columns["positions"])
@@ -157,8 +160,8 @@ class LatentGrid:
         Raises:
             ValueError: nothing was written yet, and the stride is unknown.
         """
-        cameras = latent_cameras(cameras, self.stride).to(self._columns["positions"].all().device)
-        positions, tokens, footprints = (self._columns[name] for name in ("positions", "tokens", "footprints"))
+        cameras = latent_cameras(cameras, self.stride).to(self._rows("positions").device)
+        positions, tokens, footprints = (self._rows(name) for name in ("positions", "tokens", "footprints"))
         test = DepthTest(cameras)
         for rows, views in self._rows_in_view(cameras, MAX_SPLAT + 1 if splats else 0):
             test.add(positions[rows], rows, footprints[rows] if splats else None, views)
@@ -166,7 +169,7 @@ class LatentGrid:
 
     def _rows_in_view(self, cameras: Cameras, margin: float = 0.0):
         """Rows (K,) that some of the cameras may see, batch by batch, and which cameras these are."""
-        seen, block = self._blocks.in_view(cameras.to("cpu"), margin), self._block.all()
+        seen, block = self._blocks.in_view(cameras.to("cpu"), margin), self._block.rows
         for rows in seen.any(1)[block].nonzero()[:, 0].split(BATCH):
             views = seen[block[rows]].any(0).nonzero()[:, 0]
             yield rows.to(cameras.c2w.device), views.to(cameras.c2w.device)
@@ -203,7 +206,7 @@ class LatentGrid:
         points = lift_cells(latents, depth, allowed, grid)
         keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
         self.stride = stride
-        device = self._prepare(latents.shape[1], latents.dtype, latents.device)
+        device = self._prepare(latents)
         points, keys, depth, grid = points.to(device), keys.to(device), depth.to(device), grid.to(device)
         time, added = self.frames if time is None else time, 0
         for n in range(len(cameras)):
@@ -229,7 +232,7 @@ class LatentGrid:
             raise ValueError(f"points: expected tokens {shape} and a footprint for each, got {tuple(tokens.shape)}")
         if not all(rows.isfinite().all() for rows in (points.positions, tokens, points.footprints)):
             raise ValueError("points: expected finite numbers, found NaN or infinity")
-        points = points.to(self._prepare(tokens.shape[1], tokens.dtype, tokens.device))
+        points = points.to(self._prepare(tokens))
         keys = voxel_keys(points.positions, points.footprints, self.voxel_size)
         rows = {name: getattr(points, name) for name in ("positions", "tokens", "footprints")}
         time = self.frames if time is None else time
@@ -245,7 +248,7 @@ class LatentGrid:
         if self.policy != "append":
             covering, coarse = self._coverage(points, depth, camera)  # (P,), (K,) rows
             covered = covering >= 0
-            rows, views, tokens = covering[covered], self._columns["views"], self._columns["tokens"]
+            rows, views, tokens = covering[covered], self._rows("views"), self._rows("tokens")
             if self.policy == "average":
                 count = views[rows][:, None]
                 mean = (tokens[rows] * count + points.tokens[covered].to(tokens[rows])) / (count + 1)
@@ -261,8 +264,8 @@ class LatentGrid:
 
     def _occupied(self, keys: Tensor) -> Tensor:
         """(K,) bool: which voxels, by key (K,), hold a token."""
-        rows = self._blocks.of_voxels(keys)[self._block.all()].nonzero()[:, 0].to(keys.device)
-        held = voxel_keys(self._columns["positions"][rows], self._columns["footprints"][rows], self.voxel_size)
+        rows = self._blocks.of_voxels(keys)[self._block.rows].nonzero()[:, 0].to(keys.device)
+        held = voxel_keys(self._rows("positions")[rows], self._rows("footprints")[rows], self.voxel_size)
         return torch.isin(keys, held)
 
     def _coverage(self, points: Points, depth: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
@@ -279,23 +282,20 @@ class LatentGrid:
         allowed += slant(depth).flatten() / 2  # a token is up to half a cell away from the point
         best, coarse = torch.full_like(surface, EMPTY_KEY, dtype=torch.int64), [points.cell[:0]]
         for rows, _ in self._rows_in_view(camera):
-            positions = self._columns["positions"][rows].T.contiguous().T
+            positions = self._rows("positions")[rows].T.contiguous().T
             _, _, z, cell, inside = (x[0] for x in land(positions, camera.c2w, camera.intrinsics, camera.size))
             gap = z.sub_(surface.index_select(0, cell)).abs_()
             agrees = (inside & (gap <= allowed.index_select(0, cell))).nonzero()[:, 0]  # never where surface is NaN
             cell, gap, rows = cell[agrees].long(), gap[agrees], rows[agrees]
-            fine = self._columns["footprints"][rows] <= CLOSER_LOOK * widths[cell]
+            fine = self._rows("footprints")[rows] <= CLOSER_LOOK * widths[cell]
             coarse.append(rows[~fine])
             best.scatter_reduce_(0, cell[fine], pack(gap[fine], rows[fine]), "amin")
         return unpack(best)[points.cell], torch.cat(coarse)
 
     def delete(self, where: Tensor) -> int:
-        """Delete tokens in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True.
-
-        Returns:
-            How many tokens were deleted.
-        """
-        positions = self._columns["positions"].all()
+        """Delete tokens in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True; return how
+        many."""
+        positions = self._rows("positions")
         gone = rows_to_delete(torch.as_tensor(where, device=positions.device), positions)
         for column in self._columns.values():
             column.keep(~gone)
@@ -306,36 +306,27 @@ class LatentGrid:
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file."""
-        settings = {name: getattr(self, name) for name in Settings.model_fields}
-        io.save_tensors(path, FORMAT, {name: self._columns[name].all() for name in COLUMNS}, settings)
+        io.save_memory(path, self, FORMAT, {name: self._rows(name) for name in COLUMNS}, Settings)
 
     @classmethod
-    def load(cls, path: str | Path, lazy: bool = False, device: torch.device | str | None = None) -> LatentGrid:
-        """Read a memory that `save` wrote.
-
-        Args:
-            lazy: leave the tokens in the file and keep only geometry in memory, for memories that are larger than it.
-                What is written later is in memory. The file must stay; saving over it is safe.
-            device: of the tokens; a lazy memory is on the CPU.
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> LatentGrid:
+        """Read a memory that `save` wrote; its tokens go to a device.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, of another format, or inconsistent.
         """
-        layout = COLUMNS | ({"tokens": "~float P C"} if lazy else {})  # a check would read all of them
-        rows, settings = io.load_tensors(path, FORMAT, layout, Settings)
+        rows, settings = io.load_tensors(path, FORMAT, COLUMNS, Settings)
         if rows["tokens"].shape[1] != (settings.channels or 0):
             raise ValueError(f"{path}: tokens: expected {settings.channels} channels, got {rows['tokens'].shape[1]}")
         if (rows["footprints"] < 0).any() or (rows["views"] < 1).any():
             raise ValueError(f"{path}: expected footprints of at least 0 and views of at least 1")
-        grid = cls(**settings.model_dump(exclude={"frames"}), device="cpu" if lazy else device or "cpu")
+        grid = cls(**settings.model_dump(exclude={"frames"}), device=device)
         grid.frames = settings.frames
-        for name, value in rows.items():
-            in_file = lazy and name == "tokens"
-            grid._columns[name] = Column(value if in_file else value.clone(), in_file)
+        grid._columns = {name: Column(value.clone().to(grid.device)) for name, value in rows.items()}
         keys = voxel_keys(rows["positions"], rows["footprints"], grid.voxel_size)
         grid._block.append(grid._blocks.add(keys, rows["positions"]))
-        return grid if lazy else grid.to(grid.device)
+        return grid
 
     def save_ply(self, path: str | Path, colors: Tensor | None = None) -> None:
         """Write the positions as a binary PLY; colors (P, 3), uint8 or floats in 0..1."""

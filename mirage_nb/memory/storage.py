@@ -11,56 +11,33 @@ BOX_MARGIN = 1e-4  # boxes grow by this share of the largest coordinate, far mor
 
 
 class Column:
-    """Rows of one kind: first those of a file, if there is one, which stay there; then those in memory."""
+    """Rows of one kind. Their space doubles when it is full, so that a row is copied only a few times."""
 
-    def __init__(self, rows: Tensor, in_file: bool = False) -> None:
-        self._file = rows if in_file else rows[:0]
-        self._kept = torch.arange(len(self._file), device=rows.device)  # rows of the file that were not deleted
-        self._own = rows[:0].clone() if in_file else rows
-        self._count = len(self._own)
+    def __init__(self, rows: Tensor) -> None:
+        self._space, self._count = rows, len(rows)
 
     def __len__(self) -> int:
-        return len(self._kept) + self._count
+        return self._count
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """The values of rows (K,)."""
-        if not len(self._kept):
-            return self._own[rows]
-        in_file = rows < len(self._kept)
-        values = self._own.new_empty(len(rows), *self._own.shape[1:])
-        values[in_file] = self._file[self._kept[rows[in_file]]]
-        values[~in_file] = self._own[rows[~in_file] - len(self._kept)]
-        return values
-
-    def __setitem__(self, rows: Tensor, values: Tensor) -> None:
-        in_file = rows < len(self._kept)
-        if in_file.any():
-            self._file[self._kept[rows[in_file]]] = values[in_file]  # in memory: the file is mapped privately
-        self._own[rows[~in_file] - len(self._kept)] = values[~in_file]
-
-    def all(self) -> Tensor:
-        """Every row, in the order of writing. A view, unless rows are in a file."""
-        own = self._own[: self._count]
-        return torch.cat([self._file[self._kept], own]) if len(self._kept) else own
+    @property
+    def rows(self) -> Tensor:
+        """Every row, in the order of writing: a view, to read and to change."""
+        return self._space[: self._count]
 
     def append(self, rows: Tensor) -> None:
-        """Add rows. The space in memory doubles when it is full, so that a row is copied only a few times."""
-        count = self._count + len(rows)
-        if count > len(self._own):
-            own = self._own.new_empty(max(count, 2 * len(self._own)), *self._own.shape[1:])
-            own[: self._count] = self._own[: self._count]
-            self._own = own
-        self._own[self._count : count] = rows.to(self._own)
-        self._count = count
+        old, self._count = self.rows, self._count + len(rows)
+        if self._count > len(self._space):
+            self._space = old.new_empty(max(self._count, 2 * len(self._space)), *old.shape[1:])
+            self._space[: len(old)] = old
+        self._space[len(old) : self._count] = rows.to(old)
 
     def keep(self, mask: Tensor) -> None:
         """Drop the rows where a mask (P,) is False."""
-        self._kept, own = self._kept[mask[: len(self._kept)]], mask[len(self._kept) :]
-        self._own = self._own[: self._count][own]
-        self._count = len(self._own)
+        self._space = self.rows[mask]
+        self._count = len(self._space)
 
     def to(self, device: torch.device) -> None:
-        self._file, self._kept, self._own = (x.to(device) for x in (self._file, self._kept, self._own))
+        self._space = self._space.to(device)
 
 
 class Blocks:

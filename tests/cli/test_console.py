@@ -154,12 +154,17 @@ def test_the_same_call_gives_the_same_file(first, tmp_path):
     assert LatentGrid.load(tmp_path / "c").stride == 8
 
 
-def test_a_state_that_names_a_file_of_others_is_refused(tmp_path):
+def test_a_state_that_names_a_file_of_others_opens_its_own(tmp_path):
+    from mirage_nb import NoMemory
     from mirage_nb.runs import Run
 
-    Run(tmp_path, {}, 0)
-    state = json.loads((tmp_path / "state.json").read_text())
-    for name in ("../precious", "/etc/passwd", "state.json", "memory.safetensors\n", "memory/../x.safetensors"):
-        (tmp_path / "state.json").write_text(json.dumps(state | {"memory": name, "segments": 1}))
-        with pytest.raises(ValueError, match="state.json is not the state of a run.*memory"):
-            Run(tmp_path, {}, 0)
+    run, precious = Run(tmp_path / "run", {}, 0), tmp_path / "precious.safetensors"
+    NoMemory(8, 4).save(precious)
+    run.commit(0, {}, {}, NoMemory(16, 4))
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    for name in ("../precious.safetensors", str(precious)):
+        (tmp_path / "run" / "state.json").write_text(json.dumps(state | {"memory": name}))
+        again = Run(tmp_path / "run", {}, 0)
+        assert again.memory(NoMemory()).stride == 16
+        again.commit(1, {}, {}, NoMemory(16, 4))
+        assert precious.exists()
