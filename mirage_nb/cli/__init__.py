@@ -1,7 +1,5 @@
 """`mirage-nb`: generate a walk, evaluate the memory, train the bundled model. --debug shows an error whole."""
 
-from __future__ import annotations
-
 import typer
 
 from mirage_nb.cli import benchmark, doctor, evaluate, generate, notebooks, train

@@ -1,7 +1,5 @@
 """What all commands share: errors in one line, quiet libraries, checked paths, and reports."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shlex
@@ -19,6 +17,7 @@ from pydantic import Field, ValidationError
 from typer.core import TyperGroup
 
 from mirage_nb.files import Schema, read_json, regular_file, remove_stale, to_one_line, write_aside
+from mirage_nb.models.folders import check_model_folder
 
 DEBUG = ContextVar("debug", default=False)  # show errors whole
 OURS = "mirage-nb"  # a report's command begins so
@@ -48,10 +47,8 @@ def one_line(kept: Callable[[], str] = lambda: "files that are whole are kept") 
         _say(f"stopped: {kept()}", "yellow")
         raise typer.Exit(130) from None
     except Exception as error:
-        misused = (
-            hasattr(error, "format_message") and type(error).__name__ != "NoArgsIsHelpError"
-        )  # click's, not exported
-        if DEBUG.get() or isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not misused):
+        misused = hasattr(error, "format_message")  # click's, not exported
+        if DEBUG.get() or type(error).__name__ in ("Exit", "Abort", "NoArgsIsHelpError"):
             raise  # typer's own ways to end
         if misused or isinstance(error, (ValueError, FloatingPointError, OSError)):
             words = error.format_message() if misused else str(error)
@@ -111,10 +108,7 @@ def quiet() -> None:
 
 def load_pipeline(folder: str | None, **options):
     """The pipeline of a folder, by default the bundled one; `options` of `MiragePipeline.from_pretrained`."""
-    from mirage_nb.models.folders import BUNDLED, check_model_folder
-
-    source = str(BUNDLED if folder is None else folder)
-    check_model_folder(source)  # before the libraries, which take seconds
+    source = check_model_folder(folder)  # before the libraries, which take seconds
     from mirage_nb.pipeline import MiragePipeline
 
     quiet()

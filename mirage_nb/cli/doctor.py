@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
 
-from mirage_nb.cli.console import one_line
+from mirage_nb.models.folders import check_model_folder
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Finding(NamedTuple):
@@ -24,8 +25,7 @@ def doctor(
     model: Annotated[str | None, typer.Option(help="A folder of a Wan2.2 model, to be looked through as well.")] = None,
 ) -> None:
     """What this machine can run, what is missing, and what to do about it."""
-    with one_line():
-        findings = examine(model)
+    findings = examine(model)
     for name, ok, says, do in findings:
         mark, colour = {True: ("ok", "green"), False: ("no", "red"), None: ("--", "yellow")}[ok]
         typer.echo(f"{typer.style(mark, fg=colour)}  {name}: {says}" + f"\n      {do}" * bool(do))
@@ -39,34 +39,31 @@ def examine(folder: str | None = None) -> list[Finding]:
     import torch
 
     from mirage_nb.models.photo_depth import DEPTH_ANYTHING
-    from mirage_nb.models.presets import bundled_model
     from mirage_nb.models.wan import WAN
 
-    names = ("mirage_nb", "torch", "diffusers", "transformers", "av")
-    gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else 0
-    wan = _hub("wan2.2 weights", WAN, "vae/diffusion_pytorch_model.safetensors")
+    names, main = ("mirage_nb", "torch", "diffusers", "transformers", "av"), psutil.virtual_memory().available
+    machine = ("none, the processor does the work", 0, "cuda")
+    if torch.cuda.is_available():
+        machine = (torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0], "cuda")
+    elif torch.backends.mps.is_available():
+        machine = ("Apple's, which shares the main memory (mps)", main, "mps")
+    wan = "wan2.2 weights"
     return [
         Finding("software", True, ", ".join(f"{name} {version(name)}" for name in names)),
-        _folder("bundled model", bundled_model(), "check the folder data/mirage-tiny out again"),
+        Finding("GPU", machine[1] > 0 or None, machine[0]),
+        _folder("bundled model", None, "check the folder data/mirage-tiny out again"),
         _open3d(),
-        wan if folder is None else _folder("wan2.2 weights", folder, "fetch that part again"),
+        _folder(wan, folder, "fetch that part again") if folder else _hub(wan, WAN, "vae/" + WEIGHTS),
         _hub("depth for photos", DEPTH_ANYTHING, "model.safetensors"),
-        _full_size(gpu, psutil.virtual_memory().available),
+        _full_size(*machine[1:], main),
     ]
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
-
-
-def _folder(name: str, folder: str | Path, remedy: str) -> Finding:
-    from mirage_nb.checks import check_model_folder
-
+def _folder(name: str, folder: str | None, remedy: str) -> Finding:
     try:
-        check_model_folder(folder)
+        return Finding(name, True, f"{check_model_folder(folder)}, whole")
     except (FileNotFoundError, ValueError) as error:
         return Finding(name, False, str(error), remedy)
-    return Finding(name, True, f"{folder}, whole")
 
 
 def _hub(name: str, model: str, file: str) -> Finding:
@@ -85,15 +82,17 @@ def _open3d() -> Finding:
     return Finding("open3d", False, done.stderr.strip().splitlines()[-1], "apt-get install $(cat apt.txt)")
 
 
-def _full_size(gpu: int, main: int) -> Finding:
-    """The full-size model with so many bytes of GPU and main memory."""
-    from mirage_nb.models.full_size import HEADROOM, HOW, memory_plan
+def _full_size(gpu: int, device: str, main: int) -> Finding:
+    """The full-size model with so many bytes of GPU memory, on a device of this name, and of main memory."""
+    from mirage_nb.models.full_size import GIB, HEADROOM, HOW, memory_plan
 
-    plan = memory_plan()
-    weights, way = plan["all at once"] - HEADROOM, next((way for way, need in plan.items() if need <= gpu), None)
-    ways = ", ".join(f"{_gib(need)} {way}" for way, need in plan.items())
-    says = f"GPU memory: {_gib(gpu)} free, it takes {ways}; main memory: {_gib(main)} free, it takes {_gib(weights)}"
-    fits = way is not None and main >= weights
-    gpu_needed = f"it needs a GPU with {_gib(min(plan.values()))} free"
-    remedy = "quantise the backbone and the text encoder as they load" if way else gpu_needed
-    return Finding("wan2.2 here", fits or None, says, HOW[way] if fits else remedy)
+    plan = {way: need / GIB for way, need in memory_plan().items()}
+    gpu, main, weights = gpu / GIB, main / GIB, plan["all at once"] - HEADROOM / GIB
+    way, ways = next((way for way in plan if plan[way] <= gpu), None), (f"{plan[way]:.1f} GiB {way}" for way in plan)
+    says = f"GPU memory: {gpu:.1f} GiB free, it takes {', '.join(ways)}; "
+    says += f"main memory: {main:.1f} GiB free, it takes {weights:.1f} GiB"
+    if way is None:
+        return Finding("wan2.2 here", None, says, f"it needs a GPU with {min(plan.values()):.1f} GiB free")
+    if main < weights:
+        return Finding("wan2.2 here", None, says, "quantise the backbone and the text encoder as they load")
+    return Finding("wan2.2 here", True, says, HOW[way].replace("cuda", device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +9,6 @@ from typing import Annotated, Literal
 import typer
 
 from mirage_nb.cli.console import Overwrite, check_files, claim, command, one_line, quiet, write_json
-from mirage_nb.files import Schema, read_json
 from mirage_nb.models.folders import BUNDLED, check_model_folder
 
 RESULTS = ("video.mp4", "contact.png", "report.json", "memory.safetensors", "memory.ply", "nerfstudio", "colmap", "run")
@@ -104,21 +102,12 @@ def _keystrokes(action: str) -> int:
     return count
 
 
-class Progress(Schema):
-    segments: int  # of a run's state.json
-
-
 def _kept(run: Path) -> str:
-    segments = 0
-    with contextlib.suppress(ValueError, OSError):
-        segments = read_json(run / "state.json", Progress).segments
-    return f"{segments} segments are kept in {run}; the same command goes on from there"
+    return f"the segments that are whole are kept in {run}; the same command goes on from there"
 
 
 def _save_walk(out: Path, result, truth, name: str) -> dict:
     """Write the videos and the memory of a walk; returns its report, with what a true video and a closed path tell."""
-    import torch
-
     from mirage_nb.evaluation import as_pixel_mask, closed_loop_psnr, psnr
     from mirage_nb.viz.colours import latent_colours, token_colours
     from mirage_nb.viz.video import contact_sheet, side_by_side, write_mp4, write_png
@@ -133,7 +122,7 @@ def _save_walk(out: Path, result, truth, name: str) -> dict:
         every = max(1, (len(frames) - 1) // max(1, len(result.latents) - 1))  # pixel frames per latent frame
         colours = latent_colours(result.latents, frames[::every])
         result.memory.save_ply(out / "memory.ply", token_colours(result.memory.tokens, colours))
-    if torch.allclose(result.c2w[0], result.c2w[-1], atol=1e-5) and len(frames) > 1:
+    if result.c2w[0].allclose(result.c2w[-1], atol=1e-5) and len(frames) > 1:
         report["closed_loop_psnr"] = closed_loop_psnr(frames)
     if truth is not None and len(frames) > 1:
 

@@ -1,16 +1,15 @@
 """The models that the command line names: what is known of them before they are loaded, and how they are loaded."""
 
-from __future__ import annotations
-
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 
 from mirage_nb.cli.console import load_pipeline
-from mirage_nb.models.folders import BUNDLED, Transformer, Vae, check_model_folder, read_config, read_index
+from mirage_nb.models.folders import Transformer, Vae, check_model_folder, read_config, read_index
 
 LARGEST = 4096  # pixels along an edge: what H.264 can hold of two pictures side by side
 # Measured with the bundled model on one core, at 128 to 1024 pixels a side: a segment's working memory, and its time.
@@ -38,33 +37,30 @@ def choose_model(name: str | None, size: str | None = None) -> Choice:
     Raises:
         FileNotFoundError, ValueError: no such folder, a part of it missing, or a size that can't be read.
     """
-    if name != "wan2.2":
-        check_model_folder(BUNDLED if name is None else name)
     from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE
     from mirage_nb.models.wan import WAN
 
-    source = WAN if name == "wan2.2" else str(BUNDLED if name is None else name)
-    wan, full, stride, multiple, new_frames = True, True, 4, 32, WAN22_FRAMES - 1
+    source = WAN if name == "wan2.2" else check_model_folder(name)
+    choice, multiple = Choice(source, True, WAN22_SIZE, WAN22_FRAMES - 1, 4, 20), 32
     if Path(source).is_dir():
         index = read_index(Path(source))
-        wan = index.class_name.startswith("Wan")
-        kinds = {name: kind for name, (_, kind) in index.parts.items() if name in ("transformer", "vae")}
-        parts = {name: read_config(Path(source) / name, kind) for name, kind in kinds.items()}
+        kinds = {part: kind for part, (_, kind) in index.parts.items() if part in ("transformer", "vae")}
+        parts = {part: read_config(Path(source) / part, kind) for part, kind in kinds.items()}
         network, vae = parts.get("transformer"), parts.get("vae")
         if not isinstance(network, Transformer) or not isinstance(vae, Vae):
             raise ValueError(f"model: {source} is not one of a MiragePipeline, nor of Wan")
-    if not wan:
-        stride, full = vae.scale_factor_temporal, network.memory_layout == "wan"
-        multiple = vae.scale_factor_spatial * network.patch_size[2]
-        new_frames = (network.segment_latent_frames - 1) * stride
-    height, width = WAN22_SIZE if full else (128, 128)
-    if size is not None:
-        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size.lower())
-        width, height = map(int, match.groups()) if match else (1, 1)
-        if width % multiple or height % multiple or max(width, height) > LARGEST:
-            rule = f"in multiples of {multiple} up to {LARGEST}"
-            raise ValueError(f"size: expected WIDTHxHEIGHT {rule}, as 1280x704, got {size!r}")
-    return Choice(source, wan, (height, width), new_frames, stride, 20 if full else 2)
+        if not index.class_name.startswith("Wan"):
+            stride, multiple = vae.scale_factor_temporal, vae.scale_factor_spatial * network.patch_size[2]
+            own, steps = (WAN22_SIZE, 20) if network.memory_layout == "wan" else ((128, 128), 2)
+            choice = Choice(source, False, own, (network.segment_latent_frames - 1) * stride, stride, steps)
+    if size is None:
+        return choice
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size.lower())
+    width, height = map(int, match.groups()) if match else (1, 1)
+    if width % multiple or height % multiple or max(width, height) > LARGEST:
+        rule = f"in multiples of {multiple} up to {LARGEST}"
+        raise ValueError(f"size: expected WIDTHxHEIGHT {rule}, as 1280x704, got {size!r}")
+    return choice._replace(size=(height, width))
 
 
 def check_work(choice: Choice, frames: int, steps: int | None) -> None:
@@ -76,19 +72,18 @@ def check_work(choice: Choice, frames: int, steps: int | None) -> None:
     from mirage_nb.models.presets import WAN22_SIZE
 
     (height, width), full, steps = choice.size, choice.steps > 2, steps or choice.steps
-    pixels, gpu = height * width, torch.cuda.is_available()
+    pixels, main, size = height * width, psutil.virtual_memory().available, f"{frames} frames of {width}x{height}"
+    gpu = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
     working = pixels * (HEADROOM / math.prod(WAN22_SIZE) if full else WORKING_BYTES)
-    held = frames * pixels * HELD_BYTES + (0 if gpu else working)
-    main = psutil.virtual_memory().available
-    for need, free, kind in [(held, main, "main"), (working, torch.cuda.mem_get_info()[1] if gpu else main, "GPU")]:
+    needs = {"main": (frames * pixels * HELD_BYTES + (0 if gpu else working), main), "GPU": (working, gpu or main)}
+    for kind, (need, free) in needs.items():
         if need > free:
-            words = f"expected work for {free / GIB:.0f} GiB of {kind} memory, {width}x{height} and {frames} frames"
-            raise ValueError(f"size, frames: {words} take about {need / GIB:.0f} GiB")
+            words = f"expected work for {free / GIB:.0f} GiB of {kind} memory"
+            raise ValueError(f"size, frames: {words}, {size} take about {need / GIB:.0f} GiB")
     segment = pixels * (SECONDS + STEP_SECONDS * steps) + pixels**2 * ATTENTION_SECONDS * steps
     minutes = segment * math.ceil((frames - 1) / choice.new_frames) / 60
     if not full and not gpu and minutes > PATIENCE:
-        words = f"{frames} frames of {width}x{height} take about {minutes:.0f} minutes on one core"
-        typer.echo(f"note: {words}; after Ctrl-C the same command goes on")
+        typer.echo(f"note: {size} take about {minutes:.0f} minutes on one core; after Ctrl-C the same command goes on")
 
 
 def choose_masks(name: str | None, masked: str | None = None):
@@ -125,9 +120,7 @@ def load_model(
         options["depth_estimator"] = TransformersDepth.from_transformers(depth_model or DEPTH_ANYTHING)
         if options["depth_estimator"].relative and not scale_known:
             raise ValueError(NO_SCALE)
-    if choice.wan:
-        pipe = MiragePipeline.from_wan(choice.source, branch, lora, **options)
-    else:
-        pipe = load_pipeline(choice.source, **options)
+    load = partial(MiragePipeline.from_wan, branch=branch, lora=lora) if choice.wan else load_pipeline
+    pipe = load(choice.source, **options)
     check_weights(pipe.components)
     return pipe, move_to_best_device(pipe)

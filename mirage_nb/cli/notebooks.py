@@ -6,8 +6,6 @@
 A value may move by `absolute + relative * |value|`. Times (ms, s) depend on the machine and are not compared.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -64,10 +62,8 @@ def execute(notebook, parameters: dict, path: Path, seconds: int = 1800):
     """
     import papermill
 
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # not a kernel that the user has installed elsewhere
-    os.environ.pop("JUPYTER_PATH", None)  # nor one of another environment, as JupyterHub sets it
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.pop("JUPYTER_PATH", None)  # a kernel of another environment, as JupyterHub sets it, or of the user's
+    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
         return papermill.execute_notebook(
             copy.deepcopy(notebook), None, parameters, kernel_name="python3", language="python", cwd=path.parent,
@@ -78,10 +74,10 @@ def execute(notebook, parameters: dict, path: Path, seconds: int = 1800):
         raise ValueError(f"{path.name}, cell {error.cell_index}: {error.ename}: {error.evalue}") from None
 
 
-def outputs(notebook, kind: str | None = None) -> list:
+def outputs(notebook, kind: str = "") -> list:
     """All outputs of the code cells, or those that carry the MIME type `kind`."""
     found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return [output for output in found if kind is None or kind in output.get("data", {})]
+    return [output for output in found if not kind or kind in output.get("data", {})]
 
 
 def recorded(notebook) -> dict[str, dict]:
@@ -92,7 +88,7 @@ def recorded(notebook) -> dict[str, dict]:
     for data in (output.data[RECORD] for output in outputs(notebook, RECORD)):
         if data["name"] in values:
             raise ValueError(f"recorded twice: {data['name']}")
-        values[data["name"]] = {"value": data["value"], "unit": data["unit"]}
+        values[data["name"]] = {key: data[key] for key in ("value", "unit")}
     return values
 
 
@@ -105,25 +101,21 @@ def known_values(name: str) -> dict:
 def moved(known: dict[str, dict], found: dict[str, dict]) -> list[str]:
     """One line for each value that is new, gone, or differs by more than its tolerance."""
     lines = [f"{name}: gone" for name in known if name not in found]
-    for name, now in found.items():
-        was = known.get(name)
-        if was is None:
-            lines.append(f"{name}: new")
-        elif now["unit"] not in TIMES:
-            allowed = was.get("absolute", 0.0) + was.get("relative", 0.0) * abs(was["value"])
-            if abs(now["value"] - was["value"]) > allowed:
-                lines.append(f"{name}: {was['value']:.6g} -> {now['value']:.6g} {now['unit']} (allowed: {allowed:.2g})")
+    lines += [f"{name}: new" for name in found if name not in known]
+    for name in [name for name in found if name in known and found[name]["unit"] not in TIMES]:
+        was, now = known[name], found[name]
+        allowed = was.get("absolute", 0.0) + was.get("relative", 0.0) * abs(was["value"])
+        if abs(now["value"] - was["value"]) > allowed:
+            lines.append(f"{name}: {was['value']:.6g} -> {now['value']:.6g} {now['unit']} (allowed: {allowed:.2g})")
     return lines
 
 
 def updated(known: dict[str, dict], found: dict[str, dict]) -> dict[str, dict]:
     """The found values with the tolerances of the known ones; a new value gets one by its unit, a time none."""
     values = {}
-    for name, value in found.items():
-        unit = value["unit"]
-        source = {} if unit in TIMES else known.get(name) or TOLERANCE.get(unit, OTHER_TOLERANCE)
-        tolerance = {key: source[key] for key in ("absolute", "relative") if key in source}
-        values[name] = {"value": float(f"{value['value']:.6g}"), "unit": unit} | tolerance
+    for name, now in found.items():
+        new = {} if now["unit"] in TIMES else TOLERANCE.get(now["unit"], OTHER_TOLERANCE)
+        values[name] = known.get(name, now | new) | now | {"value": float(f"{now['value']:.6g}")}
     return values
 
 
@@ -139,9 +131,9 @@ def cleaned(notebook) -> str:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
     for output in outputs(notebook):
         output.pop("transient", None)
-        data = output.get("data", {})
-        for kind in (WIDGET_VIEW, "image/jpeg" if "image/png" in data else ""):  # PIL gives both pictures
-            data.pop(kind, None)
+        output.get("data", {}).pop(WIDGET_VIEW, None)
+    for output in outputs(notebook, "image/png"):
+        output.data.pop("image/jpeg", None)  # PIL gives both pictures
     text = nbformat.writes(notebook)
     for folder, short in ((f"{ROOT}{os.sep}", ""), (f"{ROOT}", "."), (f"{Path.home()}{os.sep}", "~/")):
         text = text.replace(json.dumps(folder)[1:-1], short)  # as JSON spells it

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mirage_nb.cli.console import check_files, load_pipeline, one_line
+from mirage_nb.cli.console import check_files, load_pipeline
 
 app = typer.Typer(help=__doc__, invoke_without_command=True)
 
@@ -19,13 +19,12 @@ def tiny(
 ) -> None:
     if context.invoked_subcommand:
         return
-    with one_line():
-        from mirage_nb.training.tiny import QUICK, Schedule, train_tiny
+    if folder is None:
+        raise ValueError("folder: expected a folder for all results: --folder build/train")
+    from mirage_nb.training.tiny import QUICK, Schedule, train_tiny
 
-        if folder is None:
-            raise ValueError("folder: expected a folder for all results: --folder build/train")
-        made = train_tiny(folder / "quick", QUICK) if quick else train_tiny(folder, Schedule())
-        typer.echo(f"the model is in {made}")
+    made = train_tiny(folder / "quick", QUICK) if quick else train_tiny(folder, Schedule())
+    typer.echo(f"the model is in {made}")
 
 
 @app.command()
@@ -37,19 +36,17 @@ def data(
     size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width of a frame, in pixels.")] = 128,
 ) -> None:
     """Write walks to learn from: through procedural rooms, or cut from recordings."""
-    with one_line():
-        if not rooms and not recordings:
-            raise ValueError("rooms: nothing to write; give --rooms 720 or --recordings FOLDER")
-        for recording in recordings:
-            check_files(folders=True, recordings=recording)
-        from mirage_nb.training.data import import_recordings, write_walks
+    if not rooms and not recordings:
+        raise ValueError("rooms: nothing to write; give --rooms 720 or --recordings FOLDER")
+    for recording in recordings:
+        check_files(folders=True, recordings=recording)
+    from mirage_nb.training.data import import_recordings, write_walks
 
-        if rooms:
-            write_walks(folder, rooms, frames, size=size)
-        if recordings:
-            depth_model = load_pipeline(None).depth_estimator
-            report = import_recordings(recordings, folder, depth_model, frames, (size, size))
-            for source, outcome in report.items():
-                typer.echo(f"{source}: {outcome}")
-            if not rooms and all(outcome.startswith("left out") for outcome in report.values()):
-                raise ValueError("recordings: none could be used")
+    if rooms:
+        write_walks(folder, rooms, frames, size=size)
+    if recordings:
+        report = import_recordings(recordings, folder, load_pipeline(None).depth_estimator, frames, (size, size))
+        for source, outcome in report.items():
+            typer.echo(f"{source}: {outcome}")
+        if not rooms and all(outcome.startswith("left out") for outcome in report.values()):
+            raise ValueError("recordings: none could be used")

@@ -1,8 +1,6 @@
 """A pipeline's folder, looked through before anything is loaded: a strange value in a configuration, which diffusers
 takes as it is, would end deep in a network, take all memory, or place the pictures wrongly."""
 
-from __future__ import annotations
-
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +69,7 @@ class Vae(Config):
     latents_std: list[Positive] = [1.0] * 16
 
     @model_validator(mode="after")
-    def _agree(self) -> Vae:
+    def _agree(self):
         strides = (self.scale_factor_temporal, self.scale_factor_spatial)
         layers = (2 ** sum(self.temperal_downsample), (self.patch_size or 1) * 2 ** (len(self.dim_mult) - 1))
         if strides != layers:
@@ -89,33 +87,34 @@ class Scheduler(Config):
 CONFIGS = {"MirageTransformer3DModel": Transformer, "WanTransformer3DModel": Transformer, "AutoencoderKLWan": Vae}
 
 
-def check_model_folder(folder: str | Path) -> None:
+def check_model_folder(folder: str | Path | None) -> str:
     """Look for missing, truncated and strange files of a pipeline's folder before anything is loaded.
 
-    A name that is no local path is left to diffusers: it may be one of the hub.
+    A name that is no local path is left to diffusers: it may be one of the hub. None is the bundled model. Returns the
+    folder, or the name.
 
     Raises:
         FileNotFoundError: the folder, its index or a component's weights are missing.
         ValueError: a weights file is truncated, a configuration out of its range, or a library is missing.
     """
-    if not str(folder).strip():
+    name, folder = str(BUNDLED if folder is None else folder), Path(BUNDLED if folder is None else folder)
+    if not name.strip():
         raise ValueError("model: expected a folder or a name on the hub, got an empty name")
-    folder = Path(folder)
     if not folder.is_dir():
         if folder.is_absolute() or len(folder.parts) != 2 or folder.parent.is_dir():
             raise FileNotFoundError(f"model: no such folder: {folder}")
-        return
-    if not (folder / "model_index.json").exists():
+        return name
+    index = folder / "model_index.json"
+    if not index.exists():
         raise FileNotFoundError(f"model: {folder} has no model_index.json")
-    for name, entry in read_index(folder).parts.items():
+    for part, entry in read_index(folder).parts.items():
         named = len(entry) == 2 and all(isinstance(word, str) for word in entry)
-        if not named or not name.isidentifier() or not LIBRARY.fullmatch(entry[0]):
-            raise ValueError(
-                f"model: {folder / 'model_index.json'} names {name} of {entry!r:.80}, no library it may use"
-            )
-        if not (folder / name).is_dir():
-            raise FileNotFoundError(f"model: {folder} lacks the folder {name}")
-        _check_part(folder / name, entry[1])
+        if not named or not part.isidentifier() or not LIBRARY.fullmatch(entry[0]):
+            raise ValueError(f"model: {index} names {part} of {entry!r:.80}, no library it may use")
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(f"model: {folder} lacks the folder {part}")
+        _check_part(folder / part, entry[1])
+    return name
 
 
 def read_index(folder: Path) -> Index:

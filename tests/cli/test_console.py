@@ -58,6 +58,15 @@ WRONG = {
     "walks of no frames": (("train", "data", "--folder", "x", "--rooms", 1, "--frames", 0), "--frames"),
     "no recordings": (("train", "data", "--folder", "x", "--recordings", "/nowhere"), "recordings: no such file"),
     "no runs": (("benchmark", "race", "--out", "x", "--runs", 0), "--runs"),
+    "millions of rooms": (("evaluate", "rooms", "--out", "x", "--seeds", "0-9999999"), "seeds: expected FIRST-LAST"),
+    "a digit that is none": (("evaluate", "rooms", "--out", "x", "--seeds", "²"), "seeds: expected FIRST-LAST"),
+    "even frames": (("evaluate", "rooms", "--out", "x", "--frames", 4), "frames: expected an odd number"),
+    "no batch": (("evaluate", "rooms", "--out", "x", "--batch", 0), "--batch"),
+    "a recording that is not there": (("evaluate", "recording", "/nowhere", "--out", "x"), "FOLDER: no such file"),
+    "no noise": (("evaluate", "recording", "/", "--out", "x", "--noises", 0), "--noises"),
+    "a model that is not there": (("evaluate", "rooms", "--out", "x", "--model", "/nowhere"), "model: no such folder"),
+    "a race of no model": (("benchmark", "race", "--out", "x", "--model", "/nowhere"), "model: no such folder"),
+    "no such device": (("benchmark", "race", "--out", "x", "--device", "abacus"), "--device"),
     "an unknown option": (("benchmark", "race", "--out", "x", "--leaps", 1), "--leaps"),
 }  # fmt: skip
 
@@ -71,7 +80,14 @@ def test_wrong_input_is_one_line_and_status_2(name, tmp_path, monkeypatch):
     assert "Traceback" not in text and "\x1b[31mw" not in text and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [("generate", "nowhere.png"), ("generate", "room:3", "--model", "/nowhere")])
+UNREADABLE = [
+    ("generate", "nowhere.png"), ("generate", "room:3", "--model", "/nowhere"),
+    ("evaluate", "rooms", "--out", "x", "--model", "/nowhere"), ("evaluate", "recording", "/nowhere", "--out", "x"),
+    ("benchmark", "race", "--out", "x", "--model", "/nowhere"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
 def test_a_path_is_checked_before_torch_is_loaded(arguments, tmp_path):
     code = "import sys; from mirage_nb.cli import app\ntry: app()\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
@@ -91,6 +107,16 @@ def test_what_nobody_foresaw_is_one_line_and_debug_shows_it(tmp_path, monkeypatc
     assert str(report) in line and "in broken" in report.read_text()
     result = CliRunner().invoke(app, ["generate", "room:3", "--debug"])
     assert isinstance(result.exception, KeyError)
+
+
+@pytest.mark.parametrize(
+    "command, name", [(("evaluate", "rooms"), "contact.png"), (("benchmark", "race"), "race-tiny.json")]
+)
+def test_files_of_others_stay_where_results_go(command, name, tmp_path):
+    (tmp_path / name).write_text("precious")
+    code, text = run(*command, "--out", tmp_path)
+    assert code == 2 and f"holds {name}, which mirage-nb did not make" in text and "--overwrite" in text
+    assert (tmp_path / name).read_text() == "precious"
 
 
 def test_files_of_others_stay(model, tmp_path):
@@ -129,7 +155,7 @@ def test_ctrl_c_says_what_was_kept(model, tmp_path, monkeypatch):
     assert run(*ROOM, "--model", model, "--out", tmp_path)[0] == 0
     monkeypatch.setattr(generate, "_save_walk", stop)
     code, text = run(*ROOM, "--model", model, "--out", tmp_path)
-    assert code == 130 and f"stopped: 2 segments are kept in {tmp_path / 'run'}; the same command goes on" in text
+    assert code == 130 and f"are kept in {tmp_path / 'run'}; the same command goes on" in text
 
 
 def test_long_work_is_announced(capsys):
@@ -166,5 +192,5 @@ def test_a_state_that_names_a_file_of_others_opens_its_own(tmp_path):
         (tmp_path / "run" / "state.json").write_text(json.dumps(state | {"memory": name}))
         again = Run(tmp_path / "run", {}, 0)
         assert again.memory(NoMemory()).stride == 16
-        again.commit(1, {}, {}, NoMemory(16, 4))
-        assert precious.exists()
+    again.commit(1, {}, {}, NoMemory(16, 4))
+    assert precious.exists()

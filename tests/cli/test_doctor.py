@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import huggingface_hub
+import psutil
 import pytest
 import torch
 from tiny_wan import write_wan
@@ -38,8 +39,16 @@ def test_doctor_tells_what_is_missing_and_how_to_get_it(here, monkeypatch):
     ],
 )  # fmt: skip
 def test_doctor_plans_the_memory(gpu, main, ok, words):
-    finding = doctor._full_size(gpu * GIB, main * GIB)
+    finding = doctor._full_size(gpu * GIB, "cuda", main * GIB)
     assert finding.ok is ok and words in finding.do
+
+
+def test_doctor_names_an_apple_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=96 * GIB))
+    findings = {finding.name: finding for finding in doctor.examine()}
+    assert findings["GPU"].ok and "Apple" in findings["GPU"].says and findings["wan2.2 here"].do == "pipe.to('mps')"
 
 
 def test_doctor_says_what_to_do_where_open3d_does_not_load(monkeypatch):

@@ -1,3 +1,0 @@
-from mirage_nb.cli import app
-
-app()
