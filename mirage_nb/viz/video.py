@@ -48,7 +48,8 @@ def mp4_bytes(frames: Tensor | np.ndarray, quality: int = 17) -> bytes:
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=12)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        stream.codec_context.options = {"crf": str(quality), "preset": "medium", "x264-params": "threads=1"}  # bytes depend on threads
+        # With several threads the bytes would depend on their number.
+        stream.codec_context.options = {"crf": str(quality), "preset": "medium", "x264-params": "threads=1"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
