@@ -22,7 +22,12 @@ from mirage_nb.segments import plan_segments
 from mirage_nb.stitching import Resume, rollout
 from mirage_nb.video_model import VideoModel
 
-OUTPUT_TYPES = ("pil", "np", "pt", "uint8")
+OUTPUT_TYPES = {  # of (T, H, W, 3) uint8
+    "pil": lambda frames: [Image.fromarray(frame) for frame in frames.numpy()],
+    "np": lambda frames: frames.numpy().astype("float32") / 255,
+    "pt": lambda frames: frames.movedim(3, 1).float() / 255,
+    "uint8": lambda frames: frames,
+}
 
 
 @dataclass
@@ -116,15 +121,9 @@ def generate(
             progress.update()
     if run is not None:
         run.finish()
-    return MirageOutput(
-        frames=_frames_as(output_type, torch.cat([part["frames"] for part in parts])),
-        c2w=cameras.c2w,
-        memory=memory,
-        report=_report(parts, memory, seed),
-        latents=torch.cat([part["latents"] for part in parts], 1).transpose(0, 1),
-        depth=torch.cat([part["depth"] for part in parts]),
-        visibility=torch.cat([part["visibility"] for part in parts]),
-    )
+    made = {name: torch.cat([part[name] for part in parts], 1 if name == "latents" else 0) for name in TENSORS}
+    made |= {"frames": OUTPUT_TYPES[output_type](made["frames"]), "latents": made["latents"].transpose(0, 1)}
+    return MirageOutput(c2w=cameras.c2w, memory=memory, report=_report(parts, memory, seed), **made)
 
 
 def check_inputs(
@@ -166,12 +165,3 @@ def _report(parts: list[dict], memory: Memory, seed: int) -> dict:
         "seed": seed,
         "versions": {**versions, "python": platform.python_version()},
     }
-
-
-def _frames_as(output_type: str, frames: Tensor):
-    """(T, H, W, 3) uint8 in the form asked for."""
-    if output_type == "pil":
-        return [Image.fromarray(frame) for frame in frames.numpy()]
-    if output_type == "np":
-        return frames.numpy().astype("float32") / 255
-    return frames.movedim(3, 1).float() / 255 if output_type == "pt" else frames

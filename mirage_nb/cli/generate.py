@@ -1,7 +1,5 @@
 """`mirage-nb generate`: a walk through the scene of an image."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Literal

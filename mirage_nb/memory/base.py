@@ -1,7 +1,5 @@
 """The contract of every memory: what stage 5 asks of it, and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -61,7 +59,7 @@ class Memory(Protocol):
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file."""
 
-    def load(self, path: str | Path) -> Memory:
+    def load(self, path: str | Path) -> "Memory":
         """The memory in a file that `save` wrote. May be a class method."""
 
 

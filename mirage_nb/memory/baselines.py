@@ -1,7 +1,5 @@
 """What to compare the latent memory with, behind the same contract: an RGB point cloud, or no memory."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import (
-    at_latent_size,
-    cells,
-    check_depth,
-    depth_to_latent,
-    latent_cameras,
-    latent_stride,
-    lift,
-)
+from mirage_nb.lifting import at_latent_size, cells, check_depth, depth_to_latent, latent_cameras, latent_stride, lift
 from mirage_nb.memory import io
 from mirage_nb.memory.base import Memory, rows_to_delete, write_video
 from mirage_nb.memory.grid import LatentGrid
@@ -69,7 +59,7 @@ class NoMemory:
         io.save_memory(path, self, self.FORMAT, {}, io.MemorySettings)
 
     @classmethod
-    def load(cls, path: str | Path) -> NoMemory:
+    def load(cls, path: str | Path) -> "NoMemory":
         _, settings = io.load_tensors(path, cls.FORMAT, {}, io.MemorySettings)
         memory = cls(settings.stride, settings.channels)
         memory.frames = settings.frames
@@ -121,21 +111,15 @@ class RGBPointCloud:
         self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, *,
         frames: Tensor | None = None, time: int | None = None,
     ) -> int:  # fmt: skip
-        """Lift every pixel of frames (N, 3, H, W) in [-1, 1]; see `Memory.write`. Points have no time.
-
-        Returns:
-            How many points were added.
-
-        Raises:
-            ValueError: shapes do not fit, the depth is not given per pixel, or there are no frames.
-        """
+        """Lift every pixel of frames (N, 3, H, W) in [-1, 1]; see `Memory.write`. Points have no time. ValueError where
+        shapes do not fit, the depth is not given per pixel, or there are no frames."""
         stride = latent_stride(latents, cameras)
         check_depth(depth, cameras)
         if tuple(depth.shape[1:]) != cameras.size:
             raise ValueError(f"depth: an RGB memory needs it per pixel, {cameras.size}, got {tuple(depth.shape[1:])}")
-        if frames is None or tuple(frames.shape) != (len(cameras), 3, *cameras.size):
-            shape = None if frames is None else tuple(frames.shape)
-            raise ValueError(f"frames: an RGB memory needs the decoded {(len(cameras), 3, *cameras.size)}, got {shape}")
+        needed, shape = (len(cameras), 3, *cameras.size), tuple(getattr(frames, "shape", ()))
+        if shape != needed:
+            raise ValueError(f"frames: an RGB memory needs the decoded {needed}, got {shape}")
         if mask is not None:  # the same cells as the latent memory would take
             _, mask = at_latent_size(depth, mask, cameras, stride)
             mask = mask.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
@@ -148,19 +132,16 @@ class RGBPointCloud:
 
     write_video = write_video
 
-    def render(self, cameras: Cameras) -> Readout:
-        """The point cloud in N cameras of any size: latents (N, 3, H, W) are the colours, uint8."""
-        positions = self.positions.to(cameras.c2w.device)
-        colors, footprints = self.colors.to(positions.device), self.footprints.to(positions.device)
-        return reproject(positions, colors, cameras, footprints)
-
     @torch.no_grad()
     def read(self, cameras: Cameras) -> Readout:
         """Render, encode, and bring visibility and depth down to the latent grid; offset is 0, index -1."""
         grid = latent_cameras(cameras, self.stride)
         if not len(self):
             return Readout.empty(grid, self.channels or 0)
-        render = self.render(cameras)
+        positions, colors, footprints = (
+            rows.to(cameras.c2w.device) for rows in (self.positions, self.colors, self.footprints)
+        )
+        render = reproject(positions, colors, cameras, footprints)  # its latents (N, 3, H, W) are the colours, uint8
         visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
         pictures = torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)  # mid grey in holes
         latents = self.encode(pictures)
@@ -184,13 +165,9 @@ class RGBPointCloud:
         """Write the points to a safetensors file."""
         io.save_memory(path, self, self.FORMAT, {name: getattr(self, name) for name in POINTS}, PointSettings)
 
-    def load(self, path: str | Path) -> RGBPointCloud:
-        """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is truncated, of another format, or inconsistent.
-        """
+    def load(self, path: str | Path) -> "RGBPointCloud":
+        """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`. Raises what
+        `LatentGrid.load` does."""
         tensors, settings = io.load_tensors(path, self.FORMAT, POINTS, PointSettings)
         sizes, count = tensors.pop("sizes").tolist(), len(tensors["positions"])
         if sum(sizes) != count or min(sizes, default=0) < 0 or len(sizes) > (settings.max_chunks or len(sizes)):

@@ -1,7 +1,5 @@
 """Stage 2, the memory: a sparse, voxel-hashed grid of latent tokens."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Literal
@@ -11,15 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import (
-    Points,
-    at_latent_size,
-    check_depth,
-    latent_cameras,
-    latent_stride,
-    lift_cells,
-    slant,
-)
+from mirage_nb.lifting import Points, at_latent_size, check_depth, latent_cameras, latent_stride, lift_cells, slant
 from mirage_nb.memory import io
 from mirage_nb.memory.base import rows_to_delete, write_video
 from mirage_nb.memory.storage import Blocks, Column
@@ -139,7 +129,7 @@ class LatentGrid:
     def __repr__(self) -> str:
         return f"LatentGrid({len(self)} tokens, {self.nbytes / 2**20:.2f} MiB, policy={self.policy!r})"
 
-    def to(self, device: torch.device | str) -> LatentGrid:
+    def to(self, device: torch.device | str) -> "LatentGrid":
         """Move the memory to a device, in place."""
         self.device = torch.device(device)
         for column in self._columns.values():
@@ -309,7 +299,7 @@ class LatentGrid:
         io.save_memory(path, self, FORMAT, {name: self._rows(name) for name in COLUMNS}, Settings)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> LatentGrid:
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "LatentGrid":
         """Read a memory that `save` wrote; its tokens go to a device.
 
         Raises:

@@ -119,16 +119,13 @@ def colors_as_bytes(colors: Tensor, count: int) -> np.ndarray:
 
 def save_ply(path: str | Path, positions: Tensor, colors: Tensor | None = None) -> None:
     """Write points (P, 3) as a binary little-endian PLY, with colours (P, 3) if given, uint8 or floats in 0..1."""
-    kinds = [(axis, "<f4", "float") for axis in "xyz"]
-    columns = list(positions.detach().cpu().float().numpy().T)
+    kinds, columns = ["float x", "float y", "float z"], list(positions.detach().cpu().numpy().astype("<f4").T)
     if colors is not None:
-        kinds += [(channel, "u1", "uchar") for channel in ("red", "green", "blue")]
+        kinds += ["uchar red", "uchar green", "uchar blue"]
         columns += list(colors_as_bytes(colors, len(positions)).T)
-    rows = np.empty(len(positions), dtype=[(name, kind) for name, kind, _ in kinds])
-    for (name, _, _), column in zip(kinds, columns):
-        rows[name] = column
+    rows = np.rec.fromarrays(columns)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
-    header += [f"property {ply} {name}" for name, _, ply in kinds] + ["end_header", ""]
+    header += [f"property {kind}" for kind in kinds] + ["end_header", ""]
     write_aside(path, "\n".join(header).encode("ascii") + rows.tobytes())
 
 
