@@ -130,11 +130,7 @@ def check_inputs(
     model: VideoModel, image, c2w, intrinsics=None, depth=None, moving=None
 ) -> tuple[Tensor, Cameras, Tensor | None, Tensor | None]:
     """The geometric arguments of `generate`, checked: image (H, W, 3) uint8, T cameras, depth (T, H, W) of all frames
-    or (1, H, W) of the first one or None, moving (T, H, W) bool or None.
-
-    Raises:
-        FileNotFoundError, ValueError: one does not fit; the message names it.
-    """
+    or (1, H, W) of the first one or None, moving (T, H, W) bool or None. Raises what `generate` does."""
     image = checks.as_image(image, model.size_multiple)
     cameras = checks.as_cameras(c2w, intrinsics, tuple(image.shape[:2]))
     depth, moving = checks.as_depth(depth, cameras), checks.as_mask("moving", moving, cameras)
@@ -144,11 +140,7 @@ def check_inputs(
 
 
 def prepare_memory(model: VideoModel, memory: str | Memory) -> Memory:
-    """A new memory for a model by name, or the one given.
-
-    Raises:
-        ValueError: an unknown name, no memory, or one that holds latents of another model.
-    """
+    """A new memory for a model by name, or the one given. ValueError where it is unknown, or of another model."""
     if isinstance(memory, str):
         checks.one_of("memory", memory, MEMORIES)
         return make_memory(memory, model.encode, stride=model.stride, channels=model.channels)

@@ -121,15 +121,10 @@ def write_json(path: Path, content: dict) -> None:
     write_aside(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def command() -> str:
-    """The command that was typed, for a report."""
-    return shlex.join([OURS, *sys.argv[1:]])
-
-
 def save_report(path: Path, report: dict) -> None:
     """Write a report with the command that made it, and say where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"command": command()} | report)
+    write_json(path, {"command": shlex.join([OURS, *sys.argv[1:]])} | report)
     typer.echo(f"see {path}")
 
 

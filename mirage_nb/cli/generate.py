@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mirage_nb.cli.console import Overwrite, check_files, claim, command, one_line, quiet, write_json
+from mirage_nb.cli.console import Overwrite, check_files, claim, one_line, quiet, save_report
 from mirage_nb.models.folders import BUNDLED, check_model_folder
 
 RESULTS = ("video.mp4", "contact.png", "report.json", "memory.safetensors", "memory.ply", "nerfstudio", "colmap", "run")
@@ -81,7 +81,6 @@ def generate(
         )  # fmt: skip
         export_run(out, result.frames, scene.cameras[: len(result.frames)], result.depth, formats)
         report = _save_walk(out, result, scene.truth, memory)
-        write_json(out / "report.json", report | {"input": source, "command": command()})
         for name in ("closed_loop_psnr", "psnr_to_truth"):
             if name in report:
                 value = report[name]["mean"] if isinstance(report[name], dict) else report[name]
@@ -89,7 +88,8 @@ def generate(
         if "relative_error" in (fit := report["depth_fit"] or {}):
             words = f"{fit['fitted']} of {fit['frames']} frames fit the memory's, off by {fit['relative_error']:.1%}"
             typer.echo(f"depth: {words} (median)")
-        typer.echo(f"{report['memory']['tokens']} tokens, {report['memory']['bytes'] / 1024:.0f} KiB; see {out}")
+        typer.echo(f"{report['memory']['tokens']} tokens, {report['memory']['bytes'] / 1024:.0f} KiB")
+        save_report(out / "report.json", report | {"input": source})
 
 
 def _keystrokes(action: str) -> int:

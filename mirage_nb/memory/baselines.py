@@ -166,8 +166,8 @@ class RGBPointCloud:
         io.save_memory(path, self, self.FORMAT, {name: getattr(self, name) for name in POINTS}, PointSettings)
 
     def load(self, path: str | Path) -> "RGBPointCloud":
-        """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`. Raises what
-        `LatentGrid.load` does."""
+        """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`. Raises
+        what `LatentGrid.load` does."""
         tensors, settings = io.load_tensors(path, self.FORMAT, POINTS, PointSettings)
         sizes, count = tensors.pop("sizes").tolist(), len(tensors["positions"])
         if sum(sizes) != count or min(sizes, default=0) < 0 or len(sizes) > (settings.max_chunks or len(sizes)):
