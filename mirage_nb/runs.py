@@ -82,9 +82,7 @@ class Run:
         inputs: hash by argument name; a second call must bring the same.
         seed: of the noise; None takes the earlier run's, or draws one.
 
-    Raises:
-        ValueError: the folder holds a run with other arguments (they are named), or its state is broken.
-        OSError: it can't be created or written.
+    ValueError where the folder holds a run with other arguments (they are named), or its state is broken.
     """
 
     def __init__(self, folder: str | Path, inputs: dict[str, str], seed: int | None) -> None:

@@ -32,11 +32,7 @@ class Choice(NamedTuple):
 
 def choose_model(name: str | None, size: str | None = None) -> Choice:
     """The model by the value of `--model`: None (the bundled one), `wan2.2`, a folder, or a name on the hub, which is
-    taken for Wan's layout. `size` is WIDTHxHEIGHT, instead of the model's own.
-
-    Raises:
-        FileNotFoundError, ValueError: no such folder, a part of it missing, or a size that can't be read.
-    """
+    taken for Wan's layout. `size` is WIDTHxHEIGHT, instead of the model's own; ValueError where it does not fit."""
     from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE
     from mirage_nb.models.wan import WAN
 

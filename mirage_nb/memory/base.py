@@ -77,11 +77,7 @@ def write_video(
         mask: (T, H, W) bool, True where it may be written; by default everywhere.
         encode: for frames: (N, 3, H, W) in [-1, 1] to latents (N, C, h, w), such as `DiffusersModel.encode`.
 
-    Returns:
-        How many points were added.
-
-    Raises:
-        ValueError: shapes do not fit together.
+    Returns how many points were added; ValueError where shapes do not fit together.
     """
     count, pixels = len(cameras), None
     if video.dtype == torch.uint8:
@@ -101,11 +97,7 @@ def write_video(
 
 
 def rows_to_delete(where: Tensor, positions: Tensor) -> Tensor:
-    """(P,) bool: the rows of positions (P, 3) that `Memory.delete` means.
-
-    Raises:
-        ValueError: `where` is neither a box nor a mask.
-    """
+    """(P,) bool: the rows of positions (P, 3) that `Memory.delete` means. ValueError for what is no box or mask."""
     if where.shape == (2, 3) and where.is_floating_point():
         return ((positions >= where[0]) & (positions <= where[1])).all(1)
     if where.shape != positions.shape[:1] or where.dtype != torch.bool:

@@ -59,8 +59,7 @@ class LatentGrid:
     Args:
         voxel_size: edge in metres of a voxel of level 0; level L has 2**L times that.
         policy: one of the above.
-        stride: pixels per latent cell; by default that of the first write.
-        channels: channels of a token; by default those of the first write.
+        stride, channels: pixels per latent cell, channels of a token; by default those of the first write.
         tolerance: how far two depths of one surface may differ, relatively. A strict one lets doubles of a surface in,
             which hang in front of it and hide it.
         device: where the tokens live; by default where the first latents are.
@@ -214,8 +213,7 @@ class LatentGrid:
             time: for `written`; by default the number of frames written so far.
 
         Raises:
-            ValueError: numbers that are not finite, tokens of other channels, or positions too far from the origin for
-                their voxels.
+            ValueError: numbers not finite, tokens of other channels, or positions too far from the world's origin.
         """
         tokens, shape = points.tokens, (len(points.positions), self.channels or points.tokens.shape[1])
         if tuple(tokens.shape) != shape or points.footprints.shape != shape[:1]:

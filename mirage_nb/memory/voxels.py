@@ -18,11 +18,8 @@ def voxel_level(footprints: Tensor, voxel_size: float) -> Tensor:
 
 
 def voxel_keys(positions: Tensor, footprints: Tensor, voxel_size: float) -> Tensor:
-    """(P,) int64 keys of positions (P, 3): the level in the top 4 bits, then 20 bits for each of x, y and z.
-
-    Raises:
-        ValueError: a position is more than 2**19 voxels away from the origin.
-    """
+    """(P,) int64 keys of positions (P, 3): the level in the top 4 bits, then 20 bits for each of x, y and z. ValueError
+    where a position is more than 2**19 voxels away from the origin."""
     level = voxel_level(footprints, voxel_size)
     voxel = (positions / (voxel_size * torch.exp2(level.float()))[:, None]).floor()  # (P, 3)
     if len(voxel) and voxel.abs().max() >= BIAS:
