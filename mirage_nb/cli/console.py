@@ -8,7 +8,6 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,6 @@ from typer.core import TyperGroup
 from mirage_nb.files import Schema, read_json, regular_file, remove_stale, to_one_line, write_aside
 from mirage_nb.models.folders import check_model_folder
 
-DEBUG = ContextVar("debug", default=False)  # show errors whole
 OURS = "mirage-nb"  # a report's command begins so
 Overwrite = Annotated[bool, typer.Option(help="Write over files that mirage-nb did not make.")]
 
@@ -27,8 +25,10 @@ Overwrite = Annotated[bool, typer.Option(help="Write over files that mirage-nb d
 class OneLine(TyperGroup):
     """A command line whose errors are one line each; `--debug`, anywhere in it, shows them whole."""
 
+    debug = False
+
     def parse_args(self, ctx, args: list[str]) -> list[str]:
-        DEBUG.set("--debug" in args)
+        OneLine.debug = "--debug" in args
         return super().parse_args(ctx, [arg for arg in args if arg != "--debug"])
 
     def invoke(self, ctx):
@@ -48,7 +48,7 @@ def one_line(kept: Callable[[], str] = lambda: "files that are whole are kept") 
         raise typer.Exit(130) from None
     except Exception as error:
         misused = hasattr(error, "format_message")  # click's, not exported
-        if DEBUG.get() or type(error).__name__ in ("Exit", "Abort", "NoArgsIsHelpError"):
+        if OneLine.debug or type(error).__name__ in ("Exit", "Abort", "NoArgsIsHelpError"):
             raise  # typer's own ways to end
         if misused or isinstance(error, (ValueError, FloatingPointError, OSError)):
             words = error.format_message() if misused else str(error)

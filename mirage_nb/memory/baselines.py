@@ -26,8 +26,8 @@ class PointSettings(io.MemorySettings):
     max_chunks: int | None = Field(ge=1, le=2**31)
 
 
-class NoMemory:
-    """A memory that keeps nothing: every readout is empty.
+class NoMemory(LatentGrid):
+    """A memory that keeps nothing: a `LatentGrid` that stays empty.
 
     Args:
         stride, channels: of the latents; by default those of the first write.
@@ -35,35 +35,18 @@ class NoMemory:
 
     FORMAT = "mirage-no-memory"
 
-    def __init__(self, stride: int | None = None, channels: int | None = None) -> None:
-        self.stride, self.channels = stride, channels
-        self.frames = self.nbytes = 0
-
-    def __len__(self) -> int:
-        return 0
+    def __init__(self, stride: int | None = None, channels: int | None = None, **settings) -> None:
+        super().__init__(stride=stride, channels=channels, **settings)
 
     def write(self, latents, depth, cameras, mask=None, *, frames=None, time=None) -> int:
         """Check the shapes, keep nothing; returns 0."""
-        self.stride, self.channels = latent_stride(latents, cameras), latents.shape[1]
+        self.stride = latent_stride(latents, cameras)
+        self._prepare(latents)
         self.frames = max(self.frames, (self.frames if time is None else time) + len(cameras))
         return 0
 
-    def read(self, cameras: Cameras) -> Readout:
-        return Readout.empty(latent_cameras(cameras, self.stride), self.channels or 0)
-
-    def delete(self, where: Tensor) -> int:
-        rows_to_delete(torch.as_tensor(where), torch.empty(0, 3))
-        return 0
-
-    def save(self, path: str | Path) -> None:
-        io.save_memory(path, self, self.FORMAT, {}, io.MemorySettings)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "NoMemory":
-        _, settings = io.load_tensors(path, cls.FORMAT, {}, io.MemorySettings)
-        memory = cls(settings.stride, settings.channels)
-        memory.frames = settings.frames
-        return memory
+    def add(self, points, time=None) -> None:
+        """Keep nothing."""
 
 
 class RGBPointCloud:

@@ -19,7 +19,6 @@ from mirage_nb.reprojection import EMPTY_KEY, MAX_SPLAT, DepthTest, Readout, lan
 POLICIES = ("keep_first", "finest", "average", "append")
 CLOSER_LOOK = 1.5  # a view looks closer where the memory's tokens are wider than this many times its own
 BATCH = 4096  # rows that are projected at once
-FORMAT = "mirage-latent-grid"
 COLUMNS = {
     "positions": "float32 P 3", "tokens": "float P C", "footprints": "float32 P", "written": "int32 P",
     "views": "int32 P",
@@ -67,6 +66,8 @@ class LatentGrid:
     Attributes:
         frames: how many frames were written so far.
     """
+
+    FORMAT = "mirage-latent-grid"
 
     def __init__(
         self, voxel_size: float = 0.05, policy: str = "keep_first", stride: int | None = None,
@@ -126,7 +127,7 @@ class LatentGrid:
         return len(self._columns["positions"])
 
     def __repr__(self) -> str:
-        return f"LatentGrid({len(self)} tokens, {self.nbytes / 2**20:.2f} MiB, policy={self.policy!r})"
+        return f"{type(self).__name__}({len(self)} tokens, {self.nbytes / 2**20:.2f} MiB, policy={self.policy!r})"
 
     def to(self, device: torch.device | str) -> "LatentGrid":
         """Move the memory to a device, in place."""
@@ -294,7 +295,7 @@ class LatentGrid:
 
     def save(self, path: str | Path) -> None:
         """Write the memory to a safetensors file."""
-        io.save_memory(path, self, FORMAT, {name: self._rows(name) for name in COLUMNS}, Settings)
+        io.save_memory(path, self, self.FORMAT, {name: self._rows(name) for name in COLUMNS}, Settings)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "LatentGrid":
@@ -304,7 +305,7 @@ class LatentGrid:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, of another format, or inconsistent.
         """
-        rows, settings = io.load_tensors(path, FORMAT, COLUMNS, Settings)
+        rows, settings = io.load_tensors(path, cls.FORMAT, COLUMNS, Settings)
         if rows["tokens"].shape[1] != (settings.channels or 0):
             raise ValueError(f"{path}: tokens: expected {settings.channels} channels, got {rows['tokens'].shape[1]}")
         if (rows["footprints"] < 0).any() or (rows["views"] < 1).any():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scenes import camera, paint, pose, room_views
 
+from mirage_nb.lifting import lift
 from mirage_nb.masking import writable
 from mirage_nb.memory import Memory
 from mirage_nb.memory.baselines import MEMORIES, NoMemory, RGBPointCloud, make_memory
@@ -84,6 +85,7 @@ def test_files_are_not_mixed_up(tmp_path):
 
 def test_no_memory_is_empty():
     memory = NoMemory(stride=STRIDE, channels=16)
+    memory.add(lift(torch.ones(1, 16, 8, 12), torch.ones(1, 64, 96), camera(HERE)))
     readout = memory.read(camera(HERE, TURN))
     assert readout.latents.shape == (2, 16, 8, 12) and not readout.latents.any() and (readout.index == -1).all()
 
