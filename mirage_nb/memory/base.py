@@ -94,13 +94,3 @@ def write_video(
         raise ValueError(f"depth: expected one map (and mask) for each of {count} cameras, got {len(depth)}")
     at = slice(None, None, max(1, step))
     return memory.write(latents, depth[at], cameras[at], None if mask is None else mask[at], frames=pixels)
-
-
-def rows_to_delete(where: Tensor, positions: Tensor) -> Tensor:
-    """(P,) bool: the rows of positions (P, 3) that `Memory.delete` means. ValueError for what is no box or mask."""
-    if where.shape == (2, 3) and where.is_floating_point():
-        return ((positions >= where[0]) & (positions <= where[1])).all(1)
-    if where.shape != positions.shape[:1] or where.dtype != torch.bool:
-        found = f"{where.dtype} {tuple(where.shape)}"
-        raise ValueError(f"where: expected a (2, 3) box in metres or a bool mask ({len(positions)},), got {found}")
-    return where

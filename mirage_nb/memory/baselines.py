@@ -1,6 +1,5 @@
 """What to compare the latent memory with, behind the same contract: an RGB point cloud, or no memory."""
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,17 +12,19 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import at_latent_size, cells, check_depth, depth_to_latent, latent_cameras, latent_stride, lift
 from mirage_nb.memory import io
-from mirage_nb.memory.base import Memory, rows_to_delete, write_video
+from mirage_nb.memory.base import Memory
 from mirage_nb.memory.grid import LatentGrid
+from mirage_nb.memory.storage import Column, Rows
 from mirage_nb.reprojection import Readout, reproject
 
-POINTS = {"positions": "float32 P 3", "colors": "uint8 P 3", "footprints": "float32 P", "sizes": "int64 K"}
+POINTS = {"positions": "float32 P 3", "colors": "uint8 P 3", "footprints": "float32 P", "chunk": "int32 P"}
 
 
 class PointSettings(io.MemorySettings):
     """The header of an `RGBPointCloud`'s file."""
 
     max_chunks: int | None = Field(ge=1, le=2**31)
+    writes: int = Field(ge=0, lt=2**31)
 
 
 class NoMemory(LatentGrid):
@@ -49,7 +50,7 @@ class NoMemory(LatentGrid):
         """Keep nothing."""
 
 
-class RGBPointCloud:
+class RGBPointCloud(Rows):
     """The detour of Spatia, VMem and GEN3C: keep coloured points, render them, encode the render with the VAE.
 
     Every pixel that may be written becomes a point of 19 bytes: position, colour and footprint. A read renders all
@@ -62,7 +63,7 @@ class RGBPointCloud:
         stride, channels: of the latents; by default those of the first write.
     """
 
-    FORMAT = "mirage-rgb-points"
+    FORMAT, COLUMNS, SETTINGS = "mirage-rgb-points", POINTS, PointSettings
 
     def __init__(
         self, encode: Callable[[Tensor], Tensor], max_chunks: int | None = None, stride: int | None = None,
@@ -72,23 +73,20 @@ class RGBPointCloud:
             raise ValueError(f"max_chunks: expected at least 1, or None for all, got {max_chunks}")
         self.encode, self.max_chunks = encode, max_chunks
         self.stride, self.channels, self.frames = stride, channels, 0
-        # Positions (P, 3), colours (P, 3) uint8 and footprints (P,) of each write.
-        self._chunks: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=max_chunks)
+        self.writes, empty = 0, torch.empty(0)
+        self._fill(empty.view(0, 3), empty.view(0, 3).byte(), empty, empty.int())
 
-    def __len__(self) -> int:
-        return int(self.sizes.sum())
+    def _fill(self, *rows: Tensor) -> None:
+        self._columns = {name: Column(values) for name, values in zip(POINTS, rows)}
+
+    positions = property(lambda self: self._copy("positions"), doc="(P, 3) float32, world, metres")
+    colors = property(lambda self: self._copy("colors"), doc="(P, 3) uint8")
+    footprints = property(lambda self: self._copy("footprints"), doc="(P,) float32, metres")
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for chunk in self._chunks for part in chunk)
-
-    positions = property(lambda self: self._joined(0, torch.empty(0, 3)), doc="(P, 3) float32, world, metres")
-    colors = property(lambda self: self._joined(1, torch.empty(0, 3, dtype=torch.uint8)), doc="(P, 3) uint8")
-    footprints = property(lambda self: self._joined(2, torch.empty(0)), doc="(P,) float32, metres")
-    sizes = property(lambda self: torch.tensor([len(rows) for rows, *_ in self._chunks]).long(), doc="points by write")
-
-    def _joined(self, part: int, empty: Tensor) -> Tensor:
-        return torch.cat([chunk[part] for chunk in self._chunks] or [empty])
+        """Bytes of the points; which write they came with is not counted."""
+        return super().nbytes - self._rows("chunk").nbytes
 
     def write(
         self, latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None = None, *,
@@ -109,11 +107,22 @@ class RGBPointCloud:
         colors = ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte()
         points = lift(colors, depth, cameras, mask)
         self.stride, self.channels = stride, latents.shape[1]
-        self._chunks.append((points.positions, points.tokens, points.footprints))
+        rows = (points.positions, points.tokens, points.footprints, points.frame.int().fill_(self.writes))
+        if not len(self):
+            self._fill(*rows)
+        else:
+            for column, values in zip(self._columns.values(), rows):
+                column.append(values)
+        self.writes += 1
+        if self.max_chunks is not None:
+            self.delete(self._rows("chunk") < self.writes - self.max_chunks)
         self.frames = max(self.frames, (self.frames if time is None else time) + len(cameras))
         return len(points)
 
-    write_video = write_video
+    def render(self, cameras: Cameras) -> Readout:
+        """The point cloud in N cameras of any size: latents (N, 3, H, W) are the colours, uint8."""
+        positions, colors, footprints, _ = (self._rows(name).to(cameras.c2w.device) for name in POINTS)
+        return reproject(positions, colors, cameras, footprints)
 
     @torch.no_grad()
     def read(self, cameras: Cameras) -> Readout:
@@ -121,10 +130,7 @@ class RGBPointCloud:
         grid = latent_cameras(cameras, self.stride)
         if not len(self):
             return Readout.empty(grid, self.channels or 0)
-        positions, colors, footprints = (
-            rows.to(cameras.c2w.device) for rows in (self.positions, self.colors, self.footprints)
-        )
-        render = reproject(positions, colors, cameras, footprints)  # its latents (N, 3, H, W) are the colours, uint8
+        render = self.render(cameras)
         visibility = cells(render.visibility, self.stride).float().mean(-1) >= 0.5
         pictures = torch.where(render.visibility[:, None], render.latents / 127.5 - 1, 0.0)  # mid grey in holes
         latents = self.encode(pictures)
@@ -135,28 +141,16 @@ class RGBPointCloud:
             depth=depth_to_latent(render.depth, self.stride) * visibility,
         )
 
-    def delete(self, where: Tensor) -> int:
-        """Delete points in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True; return how
-        many."""
-        gone = rows_to_delete(torch.as_tensor(where), self.positions)
-        masks = (~gone).split(self.sizes.tolist())
-        kept = [tuple(part[mask.to(part.device)] for part in chunk) for chunk, mask in zip(self._chunks, masks)]
-        self._chunks = deque(kept, self.max_chunks)
-        return int(gone.sum())
-
-    def save(self, path: str | Path) -> None:
-        """Write the points to a safetensors file."""
-        io.save_memory(path, self, self.FORMAT, {name: getattr(self, name) for name in POINTS}, PointSettings)
-
     def load(self, path: str | Path) -> "RGBPointCloud":
         """The memory in a file that `save` wrote, with this one's codec: `RGBPointCloud(encode).load(path)`. Raises
         what `LatentGrid.load` does."""
         tensors, settings = io.load_tensors(path, self.FORMAT, POINTS, PointSettings)
-        sizes, count = tensors.pop("sizes").tolist(), len(tensors["positions"])
-        if sum(sizes) != count or min(sizes, default=0) < 0 or len(sizes) > (settings.max_chunks or len(sizes)):
-            raise ValueError(f"{path}: sizes: expected points of each write kept, {count} in all, got {str(sizes):.60}")
-        memory = RGBPointCloud(self.encode, **settings.model_dump(exclude={"frames"}))
-        memory._chunks.extend(zip(*(rows.clone().split(sizes) for rows in tensors.values())))
+        chunk, oldest = tensors["chunk"], settings.writes - (settings.max_chunks or settings.writes)
+        if len(chunk) and not oldest <= chunk.min() <= chunk.max() < settings.writes:
+            raise ValueError(f"{path}: chunk: expected {max(0, oldest)} to {settings.writes - 1}, the writes kept")
+        memory = RGBPointCloud(self.encode, settings.max_chunks, settings.stride, settings.channels)
+        memory._fill(*(rows.clone() for rows in tensors.values()))
+        memory.writes = settings.writes
         memory.frames = settings.frames
         return memory
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import Points, at_latent_size, check_depth, latent_cameras, latent_stride, lift_cells, slant
 from mirage_nb.memory import io
-from mirage_nb.memory.base import rows_to_delete, write_video
-from mirage_nb.memory.storage import Blocks, Column
+from mirage_nb.memory.storage import Blocks, Column, Rows
 from mirage_nb.memory.voxels import first_of_each, voxel_keys, voxel_level
 from mirage_nb.reprojection import EMPTY_KEY, MAX_SPLAT, DepthTest, Readout, land, pack, readout_of, unpack
 
@@ -33,7 +32,7 @@ class Settings(io.MemorySettings):
     tolerance: float = Field(gt=0, le=1e6)
 
 
-class LatentGrid:
+class LatentGrid(Rows):
     """The memory M = {(position, token)} of the paper's stage 2, without its growth.
 
     The paper appends every lifted token. Here a write adds only what the memory does not hold yet:
@@ -67,7 +66,7 @@ class LatentGrid:
         frames: how many frames were written so far.
     """
 
-    FORMAT = "mirage-latent-grid"
+    FORMAT, COLUMNS, SETTINGS = "mirage-latent-grid", COLUMNS, Settings
 
     def __init__(
         self, voxel_size: float = 0.05, policy: str = "keep_first", stride: int | None = None,
@@ -91,7 +90,7 @@ class LatentGrid:
             name: Column(torch.empty(shapes.get(name, 0), dtype=dtypes.get(name, torch.float32), device=self.device))
             for name in COLUMNS
         }
-        self._block, self._blocks = Column(torch.empty(0, dtype=torch.int64)), Blocks()  # on the CPU: a row's block
+        self._columns["block"], self._blocks = Column(torch.empty(0, dtype=torch.int64)), Blocks()  # on the CPU
 
     def _prepare(self, tokens: Tensor) -> torch.device:
         """Take over what the first tokens (K, C, ...) are like, and return the device of all."""
@@ -99,12 +98,6 @@ class LatentGrid:
             self.channels, self.device = tokens.shape[1], self.device or tokens.device
             self._reset(tokens.dtype)
         return self._rows("positions").device
-
-    def _rows(self, name: str) -> Tensor:
-        return self._columns[name].rows
-
-    def _copy(self, name: str) -> Tensor:
-        return self._rows(name).clone()
 
     # Copies, in the order of writing.
     positions = property(lambda self: self._copy("positions"), doc="(P, 3) float32, world, metres")
@@ -118,22 +111,14 @@ class LatentGrid:
         """(P,) int8: a voxel of level L is voxel_size * 2**L wide."""
         return voxel_level(self.footprints, self.voxel_size).to(torch.int8)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tokens with their geometry and times."""
-        return sum(self._rows(name).nbytes for name in COLUMNS)
-
-    def __len__(self) -> int:
-        return len(self._columns["positions"])
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} tokens, {self.nbytes / 2**20:.2f} MiB, policy={self.policy!r})"
 
     def to(self, device: torch.device | str) -> "LatentGrid":
         """Move the memory to a device, in place."""
         self.device = torch.device(device)
-        for column in self._columns.values():
-            column.to(self.device)
+        for name in COLUMNS:
+            self._columns[name].to(self.device)
         return self
 
     # ---- Read
@@ -159,7 +144,7 @@ class LatentGrid:
 
     def _rows_in_view(self, cameras: Cameras, margin: float = 0.0):
         """Rows (K,) that some of the cameras may see, batch by batch, and which cameras these are."""
-        seen, block = self._blocks.in_view(cameras.to("cpu"), margin), self._block.rows
+        seen, block = self._blocks.in_view(cameras.to("cpu"), margin), self._rows("block")
         for rows in seen.any(1)[block].nonzero()[:, 0].split(BATCH):
             views = seen[block[rows]].any(0).nonzero()[:, 0]
             yield rows.to(cameras.c2w.device), views.to(cameras.c2w.device)
@@ -205,8 +190,6 @@ class LatentGrid:
         self.frames = max(self.frames, time + len(cameras))
         return added
 
-    write_video = write_video
-
     def add(self, points: Points, time: int | None = None) -> None:
         """Add lifted points (P,) as they are, whatever the memory holds there. `write` adds only what is new.
 
@@ -226,9 +209,9 @@ class LatentGrid:
         rows = {name: getattr(points, name) for name in ("positions", "tokens", "footprints")}
         time = self.frames if time is None else time
         rows |= {"written": torch.full_like(keys, time), "views": torch.ones_like(keys)}
+        rows["block"] = self._blocks.add(keys, points.positions)
         for name, values in rows.items():
             self._columns[name].append(values)
-        self._block.append(self._blocks.add(keys, points.positions))
 
     def _write_frame(self, points: Points, keys: Tensor, depth: Tensor, camera: Cameras, time: int) -> int:
         """Write the points (P,) of one view, with its depth (h, w) and its camera at latent size; return the number of
@@ -253,7 +236,7 @@ class LatentGrid:
 
     def _occupied(self, keys: Tensor) -> Tensor:
         """(K,) bool: which voxels, by key (K,), hold a token."""
-        rows = self._blocks.of_voxels(keys)[self._block.rows].nonzero()[:, 0].to(keys.device)
+        rows = self._blocks.of_voxels(keys)[self._rows("block")].nonzero()[:, 0].to(keys.device)
         held = voxel_keys(self._rows("positions")[rows], self._rows("footprints")[rows], self.voxel_size)
         return torch.isin(keys, held)
 
@@ -281,21 +264,7 @@ class LatentGrid:
             best.scatter_reduce_(0, cell[fine], pack(gap[fine], rows[fine]), "amin")
         return unpack(best)[points.cell], torch.cat(coarse)
 
-    def delete(self, where: Tensor) -> int:
-        """Delete tokens in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True; return how
-        many."""
-        positions = self._rows("positions")
-        gone = rows_to_delete(torch.as_tensor(where, device=positions.device), positions)
-        for column in self._columns.values():
-            column.keep(~gone)
-        self._block.keep(~gone.cpu())
-        return int(gone.sum())
-
     # ---- Files
-
-    def save(self, path: str | Path) -> None:
-        """Write the memory to a safetensors file."""
-        io.save_memory(path, self, self.FORMAT, {name: self._rows(name) for name in COLUMNS}, Settings)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "LatentGrid":
@@ -312,9 +281,9 @@ class LatentGrid:
             raise ValueError(f"{path}: expected footprints of at least 0 and views of at least 1")
         grid = cls(**settings.model_dump(exclude={"frames"}), device=device)
         grid.frames = settings.frames
-        grid._columns = {name: Column(value.clone().to(grid.device)) for name, value in rows.items()}
+        grid._columns |= {name: Column(value.clone().to(grid.device)) for name, value in rows.items()}
         keys = voxel_keys(rows["positions"], rows["footprints"], grid.voxel_size)
-        grid._block.append(grid._blocks.add(keys, rows["positions"]))
+        grid._columns["block"].append(grid._blocks.add(keys, rows["positions"]))
         return grid
 
     def save_ply(self, path: str | Path, colors: Tensor | None = None) -> None:

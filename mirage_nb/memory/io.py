@@ -40,11 +40,6 @@ def save_tensors(path: str | Path, kind: str, tensors: dict[str, Tensor], settin
     write_aside(path, data[:8], ordered.ljust(end - 8), memoryview(data)[end:])
 
 
-def save_memory(path: str | Path, memory, kind: str, tensors: dict[str, Tensor], schema: type[MemorySettings]) -> None:
-    """Write a memory's tensors, and as settings its attributes that a schema declares."""
-    save_tensors(path, kind, tensors, {name: getattr(memory, name) for name in schema.model_fields})
-
-
 def is_whole(path: Path) -> bool:
     """Whether a safetensors file is there. One that was cut, by a full disk, is dropped with a warning."""
     if not path.exists():

@@ -1,9 +1,13 @@
-"""Where the rows of a `LatentGrid` live: growing columns, and blocks of voxels that say which rows a camera may see."""
+"""Where the rows of a memory live: growing columns, and blocks of voxels that say which rows a camera may see."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.memory import io
+from mirage_nb.memory.base import write_video
 from mirage_nb.memory.voxels import block_keys
 from mirage_nb.reprojection import NEAR
 
@@ -33,11 +37,54 @@ class Column:
 
     def keep(self, mask: Tensor) -> None:
         """Drop the rows where a mask (P,) is False."""
-        self._space = self.rows[mask]
+        self._space = self.rows[mask.to(self._space.device)]
         self._count = len(self._space)
 
     def to(self, device: torch.device) -> None:
         self._space = self._space.to(device)
+
+
+class Rows:
+    """Points in rows, and their file: what `LatentGrid` and `RGBPointCloud` share.
+
+    A class of it has a FORMAT, COLUMNS (dtype and shape by name, see `io.load_tensors`), SETTINGS (the schema of a
+    file's header), and `_columns`: those of COLUMNS, and perhaps others, which follow from these.
+    """
+
+    write_video = write_video
+
+    def _rows(self, name: str) -> Tensor:
+        return self._columns[name].rows
+
+    def _copy(self, name: str) -> Tensor:
+        return self._rows(name).clone()
+
+    def __len__(self) -> int:
+        return len(self._columns["positions"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(self._rows(name).nbytes for name in self.COLUMNS)
+
+    def delete(self, where: Tensor) -> int:
+        """Delete points in a box, (2, 3) lowest and highest corner in metres, or where a mask (P,) is True; return how
+        many. ValueError for what is neither."""
+        positions = self._rows("positions")
+        where = torch.as_tensor(where, device=positions.device)
+        if where.shape == (2, 3) and where.is_floating_point():
+            where = ((positions >= where[0]) & (positions <= where[1])).all(1)
+        if where.shape != positions.shape[:1] or where.dtype != torch.bool:
+            found = f"{where.dtype} {tuple(where.shape)}"
+            raise ValueError(f"where: expected a (2, 3) box in metres or a bool mask ({len(positions)},), got {found}")
+        for column in self._columns.values():
+            column.keep(~where)
+        return int(where.sum())
+
+    def save(self, path: str | Path) -> None:
+        """Write the memory to a safetensors file."""
+        settings = {name: getattr(self, name) for name in self.SETTINGS.model_fields}
+        io.save_tensors(path, self.FORMAT, {name: self._rows(name) for name in self.COLUMNS}, settings)
 
 
 class Blocks:
