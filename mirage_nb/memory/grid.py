@@ -267,21 +267,27 @@ class LatentGrid(Rows):
     # ---- Files
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "LatentGrid":
+    def load(cls, path: str | Path, lazy: bool = False, device: torch.device | str = "cpu") -> "LatentGrid":
         """Read a memory that `save` wrote; its tokens go to a device.
+
+        Args:
+            lazy: leave the tokens in the file, which is mapped, and keep only geometry in memory, on the CPU: for a
+                memory that is larger than it and is read. A write or a deletion brings all tokens into memory.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, of another format, or inconsistent.
         """
-        rows, settings = io.load_tensors(path, cls.FORMAT, COLUMNS, Settings)
+        unread = {"tokens": "~float P C"} if lazy else {}  # not looked through
+        rows, settings = io.load_tensors(path, cls.FORMAT, COLUMNS | unread, Settings)
         if rows["tokens"].shape[1] != (settings.channels or 0):
             raise ValueError(f"{path}: tokens: expected {settings.channels} channels, got {rows['tokens'].shape[1]}")
         if (rows["footprints"] < 0).any() or (rows["views"] < 1).any():
             raise ValueError(f"{path}: expected footprints of at least 0 and views of at least 1")
-        grid = cls(**settings.model_dump(exclude={"frames"}), device=device)
+        grid = cls(**settings.model_dump(exclude={"frames"}), device="cpu" if lazy else device)
         grid.frames = settings.frames
-        grid._columns |= {name: Column(value.clone().to(grid.device)) for name, value in rows.items()}
+        for name, value in rows.items():
+            grid._columns[name] = Column(value if lazy and name == "tokens" else value.clone().to(grid.device))
         keys = voxel_keys(rows["positions"], rows["footprints"], grid.voxel_size)
         grid._columns["block"].append(grid._blocks.add(keys, rows["positions"]))
         return grid

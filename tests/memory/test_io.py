@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from scenes import camera, pose, room_views
 
+from mirage_nb import Points
 from mirage_nb.memory import io as grid_io
 from mirage_nb.memory.grid import COLUMNS, LatentGrid, Settings
 
@@ -41,6 +44,43 @@ def test_save_and_load(tmp_path, dtype):
         memory.write(room_views(view)[0].to(dtype), room_views(view)[1], view)
     assert torch.equal(grid.tokens, again.tokens)
     assert [path.name for path in tmp_path.iterdir()] == ["memory.safetensors"]  # nothing left aside
+
+
+def test_a_lazy_memory_leaves_its_tokens_in_the_file_and_is_the_same_memory(tmp_path):
+    path, grid = tmp_path / "memory.safetensors", written(HERE)
+    grid.save(path)
+    lazy = LatentGrid.load(path, lazy=True)
+    assert lazy.tokens.dtype == grid.tokens.dtype and lazy.nbytes == grid.nbytes
+    view = camera(TURN)
+    for memory in (grid, lazy):
+        assert memory.write(*room_views(view), view) > 10
+        assert memory.delete(torch.arange(len(memory)) % 5 == 0) > 10
+    for field in ("latents", "index", "depth"):
+        assert torch.equal(getattr(lazy.read(camera(HERE, TURN)), field), getattr(grid.read(camera(HERE, TURN)), field))
+    lazy.save(path)  # over the file that it is mapped from
+    assert torch.equal(LatentGrid.load(path).tokens, grid.tokens) and torch.equal(lazy.tokens, grid.tokens)
+
+
+def test_a_lazy_memory_takes_little_memory(tmp_path):
+    """A file of 200 MB is opened and read from without as much more memory."""
+    path, rows = tmp_path / "large.safetensors", 100_000
+    g = torch.Generator().manual_seed(0)
+    grid = LatentGrid(stride=8, channels=500)
+    positions = torch.rand(rows, 3, generator=g) * torch.tensor([400.0, 400.0, 400.0])
+    cells = torch.zeros(rows, dtype=torch.int64)
+    grid.add(Points(positions, torch.zeros(rows, 500), torch.full((rows,), 0.2), cells, cells))
+    grid.save(path)
+    code = f"""
+import resource, torch
+from mirage_nb import Cameras, LatentGrid
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+grid = LatentGrid.load({str(path)!r}, lazy=True)
+view = Cameras(torch.eye(4), torch.tensor([80.0, 80.0, 48.0, 32.0]), (64, 96))
+assert grid.read(view).visibility.any()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 120, done.stdout  # MiB
 
 
 def test_an_empty_memory_can_be_saved(tmp_path):
