@@ -6,7 +6,7 @@ a surface that is lifted from one frame lies, in another frame, at the depth tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
@@ -79,31 +79,8 @@ def read_as(reading: Reading, native: Reading, depth: Tensor, cameras: Cameras) 
     return depth, moved(Cameras(c2w, cameras.intrinsics, cameras.size), native.pose_unit / reading.pose_unit)
 
 
-def landings(depth: Tensor, cameras: Cameras, points: int, starts: int, factors: Tensor) -> Iterator[tuple]:
-    """Points lifted from each frame of a choice, seen in another frame, the way between the two times each factor.
-
-    Yields i, j; which pixels (H, W) of i were lifted; where they land, uv (F, P, 2); their z-depth (F, P) there; and
-    the depth that j measured there (F, P), 0 where it is unknown or they land outside.
-    """
-    (height, width), count = cameras.size, len(depth)
-    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
-    step = max(1, round((height * width / points) ** 0.5))
-    chosen = torch.zeros(height, width, dtype=torch.bool)
-    chosen[step // 2 :: step, step // 2 :: step] = True
-    gaps = {gap for gap in GAPS if gap < count} | {min(count - 1, GAPS[-1])} - {0}
-    pairs = {(i, i + gap) for gap in gaps for i in torch.linspace(0, count - 1 - gap, starts).long().tolist()}
-    for i, j in sorted(pairs | {(j, i) for i, j in pairs}):
-        use = chosen & (depth[i] > 0)
-        lifted = cameras[i].relative_to(cameras.c2w[i]).unproject(depth[i : i + 1])[0][use]  # (P, 3), i's axes
-        other = cameras[j].relative_to(cameras.c2w[i])[[0] * len(factors)]
-        uv, z = moved(other, factors[:, None]).project(lifted)
-        inside = (z > 0) & (uv >= 0).all(-1) & (uv[..., 0] < width) & (uv[..., 1] < height)
-        column, row = torch.where(inside[..., None], uv, 0.0).long().unbind(-1)
-        yield i, j, use, uv, z, torch.where(inside, depth[j][row, column], 0.0)
-
-
-def moved(cameras: Cameras, factor: float | Tensor) -> Cameras:
-    """The cameras, or the trajectory, with all positions multiplied by a factor, or by one each (N, 1)."""
+def moved(cameras: Cameras, factor: float) -> Cameras:
+    """The cameras, or the trajectory, with all positions multiplied by a factor."""
     c2w = cameras.c2w.clone()
     c2w[:, :3, 3] *= factor
     return replace(cameras, c2w=c2w)
@@ -116,13 +93,25 @@ def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOL
     depth is (N, H, W) z-depth of N cameras; 0 = unknown. What moved or was hidden counts as a miss. The shares are 0
     where hardly a point lands in another frame.
     """
+    (height, width), count = cameras.size, len(depth)
+    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
+    step = max(1, round((height * width / POINTS) ** 0.5))
+    chosen = torch.zeros(height, width, dtype=torch.bool)
+    chosen[step // 2 :: step, step // 2 :: step] = True
+    gaps = {gap for gap in GAPS if gap < count} | {min(count - 1, GAPS[-1])} - {0}
+    pairs = {(i, i + gap) for gap in gaps for i in (0, count - 1 - gap)}
     agreed, landed, total = torch.zeros(len(tolerances)), 0, 0
-    for *_, z, there in landings(depth, cameras, POINTS, 2, torch.ones(1)):
-        known = there > 0
-        off = (z[known] / there[known] - 1).abs()
+    for i, j in sorted(pairs | {(j, i) for i, j in pairs}):
+        both = cameras[[i, j]].relative_to(cameras.c2w[i])
+        lifted = both[0].unproject(depth[i : i + 1])[0][chosen & (depth[i] > 0)]  # (P, 3) in i's axes
+        uv, z = (x[0] for x in both[1].project(lifted))
+        inside = (z > 0) & (uv >= 0).all(-1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+        column, row = uv[inside].long().unbind(1)
+        there = depth[j][row, column]
+        off = (z[inside] / there - 1).abs()[there > 0]
         agreed += (off < torch.tensor(tolerances)[:, None]).sum(1)
         landed += len(off)
-        total += z.numel()
+        total += len(z)
     return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(tolerances))
 
 
