@@ -52,7 +52,6 @@ def build(p: tx.Palette, moving: int) -> tuple[Primitives, Tensor, Lighting, tup
 def _shell(b: Builder, width: float, depth: float, far: float, height: float) -> tuple[float, float]:
     """Floors, ceilings and walls of both rooms; returns the opening between them, its left edge and its width."""
     p = b.p
-
     ceiling = b.texture(tx.plaster, torch.tensor([0.87, 0.86, 0.84]))
     kinds = 1 if p.uniform() < 0.4 else 4
     walls = [b.texture(WALL_MATERIALS, tx.WALLS) for _ in range(kinds)] * (4 // kinds)
@@ -126,10 +125,8 @@ def _decorate(b: Builder, width: float, depth: float, far: float, opening: tuple
         y, out = -p.uniform(1.35, 1.6), wall + inward * 0.015
 
         def slab(da, dy, ha, hy, thick, texture, **options):
-            if axis == "z":
-                b.box((position + da, y + dy, out), (ha, hy, thick), texture, **options)
-            else:
-                b.box((out, y + dy, position + da), (thick, hy, ha), texture, **options)
+            centre_and_half = ((position + da, y + dy, out), (ha, hy, thick))  # of a wall across z
+            b.box(*(x if axis == "z" else x[::-1] for x in centre_and_half), texture, **options)
 
         if not window:
             slab(0, 0, hw, hh, 0.02, b.texture(tx.poster, tx.ACCENTS), fitted=True)

@@ -122,9 +122,7 @@ class Room:
 
 def view(position: Tensor, yaw: float, pitch: float = 0.0) -> Tensor:
     """(4, 4) c2w of a level camera: yaw turns it to the right about the vertical, a negative pitch looks down."""
-    c, s = math.cos(yaw), math.sin(yaw)
-    cp, sp = math.cos(pitch), math.sin(pitch)
-    pose = torch.eye(4)
+    (c, s), (cp, sp), pose = (math.cos(yaw), math.sin(yaw)), (math.cos(pitch), math.sin(pitch)), torch.eye(4)
     turn = torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
     tilt = torch.tensor([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
     pose[:3, :3] = turn @ tilt
