@@ -63,7 +63,7 @@ def _turned(vector: tuple, yaw: Tensor) -> tuple:
     return cos * x - sin * z, y, sin * x + cos * z
 
 
-# Ray parameters (K, R) at which rays enter and leave a body. o: origins (K, 1), d: directions (K, R), half: (K, 1), each
+# Ray parameters (K, R) at which rays enter and leave a body. o: origins (K, 1), d: directions (K, R), half: (K, 1), all
 # as (x, y, z) in the body's frame.
 
 
