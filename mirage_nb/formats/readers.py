@@ -22,8 +22,6 @@ from mirage_nb.formats.trajectory import OPENGL, Trajectory, as_matrices, from_o
 ARRAYS_C2W = ("camera_poses", "c2w", "cam2world", "poses_c2w", "cam_c2w", "cams2world")
 ARRAYS_W2C = ("w2c", "extrinsics", "extrinsic", "poses_w2c", "w2c_b44")
 PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
-KINECT = [[525, 0, 319.5], [0, 525, 239.5], [0, 0, 1]]  # what TUM's authors say to take for their pictures
-IN_TIME = 0.02  # seconds between a picture of TUM and its pose or depth, as in its authors' tool
 
 
 def refuse_lens(name: str) -> None:
@@ -52,32 +50,15 @@ def read_spatia(path: Path) -> Trajectory:
     return Trajectory(c2w, torch.from_numpy(common.read_numbers(lens).reshape(1, -1)) if lens.exists() else None)
 
 
-def read_euroc(path: Path) -> Trajectory:
-    """Rows of 8: time in nanoseconds, x y z, qw qx qy qz of a camera."""
+def read_quaternions(columns: Sequence[int], path: Path) -> Trajectory:
+    """Rows of 8: time, x y z, and in the given columns qx qy qz qw, as TUM and EuRoC (of a camera) have them."""
     rows = _in_time(path, 8)
-    return Trajectory(from_quaternions(rows[:, [5, 6, 7, 4]], rows[:, 1:4]))
+    return Trajectory(from_quaternions(rows[:, columns], rows[:, 1:4]))
 
 
 def read_kitti(path: Path) -> Trajectory:
     """Rows of 12: the c2w matrix without its last row."""
     return Trajectory(as_matrices("c2w", common.read_numbers(path, 12).reshape(-1, 3, 4)))
-
-
-def read_tum(path: Path) -> Trajectory:
-    """Rows of 8: time, tx ty tz, qx qy qz qw. With `rgb.txt` and `depth.txt` (time, file) beside it: each picture with
-    the pose and the depth (1/5000 m) nearest in time. The folder has no calibration; its authors say which to take."""
-    rows, lists = _in_time(path, 8), [path.with_name("rgb.txt"), path.with_name("depth.txt")]
-    c2w = from_quaternions(rows[:, 4:], rows[:, 1:4])
-    if not all(file.exists() for file in lists):
-        return Trajectory(c2w)
-    lists = [[line.split()[:2] for line in common.data_lines(common.read_text(file))] for file in lists]
-    (times, pictures), (others, depths) = (([float(t) for t, _ in x], [path.parent / f for _, f in x]) for x in lists)
-    gaps = [np.abs(np.subtract.outer(times, other)) for other in (rows[:, 0], others)]
-    kept = np.flatnonzero(np.maximum(*(gap.min(1) for gap in gaps)) < IN_TIME)
-    pose, depth = (gap.argmin(1)[kept] for gap in gaps)
-    warnings.warn(f"{path.parent}: no calibration; its lens is taken for fx = fy = 525, cx = 319.5, cy = 239.5")
-    pictures, depths, reading = [pictures[i] for i in kept], [depths[i] for i in depth], Reading(depth_unit=5000)
-    return Trajectory(c2w[pose], from_opencv(KINECT), (480, 640), pictures, depths, reading=reading)
 
 
 def read_stray_scanner(path: Path) -> Trajectory:
@@ -141,7 +122,7 @@ def read_nerfstudio(path: Path) -> Trajectory:
     if not any(sizes) or not all("fl_x" in frame or "camera_angle_x" in frame for frame in frames):
         return Trajectory(c2w, **files)
     sizes = [size or next(filter(None, sizes)) for size in sizes]  # a picture that is lost is left out later
-    lens = torch.tensor([_lens(frame, *size) for frame, size in zip(frames, sizes)], dtype=torch.float64)
+    lens = torch.tensor([_lens(frame, *size) for frame, size in zip(frames, sizes)])
     k = [[float(frame.get(x) or 0) for x in ("k1", "k2", "k3", "k4", "p1", "p2")] for frame in frames]
     return Trajectory(c2w, lens, sizes, distortion=torch.tensor(k), **files)
 
@@ -157,12 +138,24 @@ def _lens(frame: dict, height: int, width: int) -> list[float]:
 
 
 class Layout(NamedTuple):
-    """Where a JSON file (c) has its frames; the matrix of each (f); and its fx, fy, cx, cy (None: centred), w, h."""
+    """A reader of JSON: where a file (c) has its frames; of each (f) its matrix, and fx, fy, cx, cy (None: centred), w, h."""
 
     frames: Callable
     matrix: Callable
     lens: Callable | None = None
     reading: Reading = Reading()
+
+    def __call__(self, path: Path) -> Trajectory:
+        content = common.read_json(path)
+        frames = self.frames(content)
+        c2w = as_matrices("poses", [self.matrix(frame) for frame in frames])
+        c2w = invert(c2w) if self.reading.w2c else c2w
+        c2w = c2w @ OPENGL if self.reading.axes == "opengl" else c2w
+        if self.lens is None:
+            return Trajectory(c2w, reading=self.reading)
+        rows = [self.lens(frame, content) for frame in frames]
+        lens = [[fx, fy, w / 2 if cx is None else cx, h / 2 if cy is None else cy] for fx, fy, cx, cy, w, h in rows]
+        return Trajectory(c2w, torch.tensor(lens), [(int(h), int(w)) for *_, w, h in rows], reading=self.reading)
 
 
 def _view_lens(f: dict, c: dict) -> list[float | None]:
@@ -192,35 +185,7 @@ LAYOUTS = {
         lambda c: c["poses"], lambda f: from_quaternions([f[:4]], [f[4:]])[0].tolist(),
         lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
     ),
-    "polycam": Layout(
-        lambda c: c, lambda f: [[f[f"t_{i}{j}"] for j in range(4)] for i in range(3)],
-        lambda f, c: [f[x] for x in ("fx", "fy", "cx", "cy", "width", "height")], Reading("opengl"),
-    ),
 }  # fmt: skip
-
-
-def read_layout(name: str, path: Path, content=None, **files) -> Trajectory:
-    """The path in a file of one of LAYOUTS, or in its content."""
-    layout, content = LAYOUTS[name], common.read_json(path) if content is None else content
-    frames = layout.frames(content)
-    c2w = as_matrices("poses", [layout.matrix(frame) for frame in frames])
-    c2w = invert(c2w) if layout.reading.w2c else c2w
-    c2w = c2w @ OPENGL if layout.reading.axes == "opengl" else c2w
-    if layout.lens is None:
-        return Trajectory(c2w, reading=layout.reading)
-    rows = [layout.lens(frame, content) for frame in frames]
-    lens = [[fx, fy, w / 2 if cx is None else cx, h / 2 if cy is None else cy] for fx, fy, cx, cy, w, h in rows]
-    sizes = [(int(h), int(w)) for *_, w, h in rows]
-    return Trajectory(c2w, torch.tensor(lens, dtype=torch.float64), sizes, reading=layout.reading, **files)
-
-
-def read_polycam(path: Path) -> Trajectory:
-    """`keyframes/cameras/N.json`, `images/N.jpg`, `depth/N.png` (millimetres); or `corrected_cameras`, `_images`."""
-    home, images = path.parents[1], path.parent.name.replace("cameras", "images")
-    files = sorted(path.parent.glob("*.json"), key=common.natural_order)
-    depths = [home / "depth" / f"{file.stem}.png" for file in files] if (home / "depth").is_dir() else None
-    pictures, content = [home / images / f"{x.stem}.jpg" for x in files], [common.read_json(x) for x in files]
-    return read_layout("polycam", path, content, pictures=pictures, depths=depths)
 
 
 def read_npy(path: Path) -> Trajectory:

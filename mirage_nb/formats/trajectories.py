@@ -30,32 +30,27 @@ class Format(NamedTuple):
     signs: Sequence[str | int] = ()
 
 
-def _layout(name: str, *rest) -> Format:
-    return Format(partial(readers.read_layout, name), *rest)
-
-
 ARRAYS = [f"{name}.npy" for name in (*readers.ARRAYS_C2W, *readers.ARRAYS_W2C, "inds")]
 SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt", "color/*", "depth/*")
 FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
     "7-scenes": Format(partial(readers.read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
     "scannet": Format(partial(readers.read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
-    "polycam": Format(readers.read_polycam, [f"keyframes/{kind}cameras/*.json" for kind in ("corrected_", "")]),
     "stray scanner": Format(readers.read_stray_scanner, ["odometry.csv"]),
-    "record3d": _layout("record3d", ["metadata"], ["K"]),
+    "record3d": Format(readers.LAYOUTS["record3d"], ["metadata"], ["K"]),
     "nerfstudio": Format(readers.read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
-    "camera path": _layout("camera path", ["camera_path.json"], ["camera_path"]),
-    "worldscore": _layout("worldscore", ["camera_data.json"], ["cameras_interp"]),
+    "camera path": Format(readers.LAYOUTS["camera path"], ["camera_path.json"], ["camera_path"]),
+    "worldscore": Format(readers.LAYOUTS["worldscore"], ["camera_data.json"], ["cameras_interp"]),
     "colmap": Format(read_colmap, PLACES),
-    "gaussian splatting": _layout("gaussian splatting", [], ["rotation"]),
-    "uni3c": _layout("uni3c", ["cam_info.json"], ["extrinsic"]),
-    "worldplay": _layout("worldplay", [], ["0"]),
+    "gaussian splatting": Format(readers.LAYOUTS["gaussian splatting"], [], ["rotation"]),
+    "uni3c": Format(readers.LAYOUTS["uni3c"], ["cam_info.json"], ["extrinsic"]),
+    "worldplay": Format(readers.LAYOUTS["worldplay"], [], ["0"]),
     "spatia": Format(readers.read_spatia, ["w2c.txt"], ["[["]),
     "geometry": Format(readers.read_geometry, [], ARRAYS),
     "lingbot": Format(readers.read_npy, ["poses.npy"], ["npy"]),
     "realestate10k": Format(readers.read_realestate10k, [], [19]),
-    "euroc": Format(readers.read_euroc, [], ["qw first"]),
+    "euroc": Format(partial(readers.read_quaternions, [5, 6, 7, 4]), [], ["qw first"]),
     "kitti": Format(readers.read_kitti, [], [12]),
-    "tum": Format(readers.read_tum, ["groundtruth.txt"], [8]),
+    "tum": Format(partial(readers.read_quaternions, [4, 5, 6, 7]), ["groundtruth.txt"], [8]),
 }
 NAMED = {  # a sign, or a pattern of a file's name: what it is, and what to do
     "list of matrices": "a list of matrices, which does not say whether they are c2w or w2c: save it so named, in .npz",

@@ -32,7 +32,7 @@ def test_a_part_of_a_trajectory():
     whole = Trajectory(c2w, rows, (20, 20), pictures=list("abcd"))
     for part, expected in ((whole[1:3], [1, 2]), (whole[[3, 0]], [3, 0]), (whole[-1:], [3])):
         assert torch.equal(part.c2w, c2w[expected]) and torch.equal(part.intrinsics, rows[expected])
-        assert part.pictures == ["abcd"[i] for i in expected] and part.size == (20, 20)
+        assert part.pictures == ["abcd"[i] for i in expected] and part.size[0].tolist() == [20, 20]
 
 
 def test_intrinsics_that_are_missing():
@@ -80,7 +80,7 @@ def test_tum(tmp_path):
 def test_7scenes(tmp_path):
     trajectory = load_trajectory(write_7scenes(tmp_path))
     known_camera.check(trajectory)
-    assert trajectory.size == (100, 100) and trajectory.pictures[0] == tmp_path / "frame-000000.color.png"
+    assert trajectory.size[0].tolist() == [100, 100] and trajectory.pictures[0] == tmp_path / "frame-000000.color.png"
     (tmp_path / "camera-intrinsics.txt").unlink()
     known_camera.check(load_trajectory(tmp_path), intrinsics=False)
 
@@ -266,7 +266,6 @@ C2W = known_camera.C2W.tolist()
 ROW = " ".join(str(x) for row in C2W[:3] for x in row)
 KNOWN_K = [[50, 0, 50], [0, 90, 60], [0, 0, 1]]  # of 100x100
 WIDTH_HEIGHT = {"width": 100, "height": 100}
-POLYCAM = {f"t_{i}{j}": known_camera.OPENGL_C2W[i][j] for i in range(3) for j in range(4)}
 VIEW = {"camera_to_world": sum(known_camera.OPENGL_C2W, []), "fov": math.degrees(2 * math.atan(1 / 2))}
 
 
@@ -283,14 +282,10 @@ VIEW = {"camera_to_world": sum(known_camera.OPENGL_C2W, []), "fov": math.degrees
             {"K": [50, 0, 0, 0, 90, 0, 50, 60, 1], "w": 100, "h": 100, "poses": [[H, 0, -H, 0, 1, 2, 3]] * 2},
             True,
         ),
-        ("keyframes/cameras/{}.json", POLYCAM | {"fx": 50, "fy": 90, "cx": 50, "cy": 60} | WIDTH_HEIGHT, True),
     ],
 )
 def test_the_known_camera_in(name, content, intrinsics, tmp_path):
-    for number in (10, 9) if "{}" in name else (0,):
-        file = tmp_path / name.format(number)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     known_camera.check(load_trajectory(tmp_path), intrinsics=intrinsics)
 
 

@@ -17,7 +17,7 @@ FILES = {  # a file's name, what it holds, and whether its name or place is need
     "colmap": ("sparse/3/cameras.txt", "", True), "worldscore": ("a.json", '{"cameras_interp": []}', False),
     "spatia": ("a.txt", "[[1, 0, 0, 0], ...", False), "geometry": ("a.npz", None, False),
     "realestate10k": ("a.txt", "https://x\n" + "0 " * 19, False), "tum": ("a.txt", "# t\n\n0 1 2 3 0 0 0 1\n", False),
-    "scannet": ("pose/0.txt", "", True), "polycam": ("keyframes/cameras/1.json", "", True),
+    "scannet": ("pose/0.txt", "", True),
     "stray scanner": ("odometry.csv", "", True), "record3d": ("a.json", '{"K": [], "poses": []}', False),
     "camera path": ("a.json", '{"camera_path": []}', False), "uni3c": ("a.json", '{"extrinsic": []}', False),
     "gaussian splatting": ("a.json", '[{"rotation": []}]', False), "worldplay": ("a.json", '{"0": {}}', False),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.spatial.transform import Rotation
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.recordings import rgbd
@@ -191,32 +190,6 @@ def test_depth_that_nerfstudio_names(recording):
     (recording / "transforms.json").write_text(json.dumps(lens | {"frames": frames}))
     clip = read_rgbd(recording, (48, 64))
     assert torch.equal(clip.depth, truth.depth) and torch.equal(clip.frames, truth.frames)
-
-
-def test_tums_lists(tmp_path):
-    """Each picture takes the pose and the depth nearest in time; one is without."""
-    c2w = camera_path("pan_left+move_right", 3, degrees_per_frame=6, metres_per_frame=0.2)
-    cameras = Cameras(c2w, torch.tensor([525.0, 525, 320, 240]), (480, 640))
-    depth = wall_depth(cameras)
-    lines = {"rgb": [], "depth": [], "groundtruth": ["# t x y z qx qy qz qw"]}
-    for i, matrix in enumerate(c2w):
-        for kind, picture, off in (
-            ("rgb", Image.new("RGB", (640, 480), (40 * i, 0, 0)), 0.0),
-            ("depth", Image.fromarray((depth[i] * 5000).round().numpy().astype(np.uint16)), 0.01),
-        ):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            picture.save(tmp_path / kind / f"{i}.png")
-            lines[kind].append(f"{i + off} {kind}/{i}.png")
-        quaternion = Rotation.from_matrix(matrix[:3, :3].numpy()).as_quat()
-        lines["groundtruth"].insert(1, " ".join(map(str, [i - 0.01, *matrix[:3, 3].tolist(), *quaternion])))
-    lines["rgb"].append("9.0 rgb/0.png")
-    for name, rows in lines.items():
-        (tmp_path / f"{name}.txt").write_text("\n".join(rows))
-    with pytest.warns(UserWarning, match="no calibration"):
-        clip = read_rgbd(tmp_path, (48, 64))
-    assert clip.frames[:, 0, 0, 0].tolist() == [0, 40, 80]
-    torch.testing.assert_close(clip.cameras.c2w, c2w, atol=1e-5, rtol=0)
-    torch.testing.assert_close(clip.depth, wall_depth(clip.cameras), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("file", ["frame-000002.depth.png", "frame-000002.color.png"])
