@@ -33,7 +33,7 @@ def choose_path(
 
 def read_input(
     source: str, path: str | Trajectory | None = None, *, frames: int = 49, size: tuple[int, int] = (128, 128),
-    fov: float | None = None, scale: float = 1.0, **reading,
+    fov: float | None = None, scale: float = 1.0, allow_collisions: bool = False, **reading,
 ) -> Scene:  # fmt: skip
     """Read INPUT of `mirage-nb generate`.
 
@@ -46,12 +46,15 @@ def read_input(
         size: (height, width) that pictures are centre-cropped and resized to.
         fov: a photo's horizontal field of view in degrees, instead of what its EXIF says.
         scale: metres of a unit of the source's own path; where it has depth, that tells.
+        allow_collisions: don't warn of a path through what is known of the scene (`warn_collisions`).
         reading: options of `read_rgbd` for a recording whose numbers are not in its format's convention.
     """
+    given = [name for name, value in reading.items() if value is not None]
     if source.startswith("room:"):
-        if not source[5:].isdigit():
-            raise ValueError(f"INPUT: expected room:SEED with a non-negative integer, got {source!r}")
-        return _read_room(int(source[5:]), path or RETURNING, frames, size)
+        if given or not source[5:].isdigit():
+            options = "".join(f", {name}" for name in given)
+            raise ValueError(f"INPUT: expected room:SEED with a non-negative integer, got {source!r}{options}")
+        return _read_room(int(source[5:]), path or RETURNING, frames, size, allow_collisions)
     file = Path(source)
     if not file.exists():
         raise FileNotFoundError(f"INPUT: no such file or folder: {source} (a procedural room is spelt room:17)")
@@ -68,12 +71,14 @@ def read_input(
         scene, path = read_photo(file, size, fov=fov), path or RETURNING
     if scene.depth is None:
         scene.note = f"depth is estimated, trust its shape more than its metres; {scene.note}"
-    if scene.depth is None and any(value is not None for value in reading.values()):
-        raise ValueError(f"INPUT: it has no depth, which the options {', '.join(reading)} are for")
+    if scene.depth is None and given:
+        raise ValueError(f"INPUT: it has no depth, which the options {', '.join(given)} are for")
     if path is None:
         return scene
-    depth = None if scene.depth is None else scene.depth[:1]
-    return replace(scene, cameras=_walk(scene.cameras, path, frames), depth=depth, truth=None)
+    cameras, depth = _walk(scene.cameras, path, frames), None if scene.depth is None else scene.depth[:1]
+    if depth is not None and not allow_collisions:
+        warn_collisions(depth[0], cameras)
+    return replace(scene, cameras=cameras, depth=depth, truth=None)
 
 
 def _read_recording(file: Path, frames: int, size: tuple[int, int], scale: float, reading: dict) -> Scene:
@@ -115,14 +120,14 @@ def warn_collisions(depth: Tensor, cameras: Cameras) -> None:
             return warnings.warn(f"path: it {words} (is its unit the metre? --scale)", stacklevel=3)
 
 
-def _read_room(seed: int, path: str | Trajectory, frames: int, size: tuple[int, int]) -> Scene:
+def _read_room(seed: int, path: str | Trajectory, frames: int, size: tuple[int, int], allow_collisions: bool) -> Scene:
     room, cameras = Room(seed), None
     if isinstance(path, str):
         with contextlib.suppress(ValueError):  # the path is too long for the room: walk it all the same, and warn
             cameras = room.walk(frames, path=path, size=size)
     if cameras is None:
         cameras = _walk(Cameras(room.start(), default_intrinsics(size), size), path, frames)
-        if (hit := room.blocked(cameras.c2w)) is not None:
+        if not allow_collisions and (hit := room.blocked(cameras.c2w)) is not None:
             warnings.warn(f"path: it runs through a wall or a thing from frame {hit} on", stacklevel=3)
     clip = room.render(cameras, times=torch.zeros(len(cameras)))
     return Scene(clip.frames[0], cameras, truth=clip.frames)

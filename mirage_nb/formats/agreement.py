@@ -126,27 +126,28 @@ def check_reading(depth: Tensor, cameras: Cameras, native: Reading, reading: Rea
         reading: what the user says, if not `native`.
     """
 
-    def fit(reading: Reading) -> Tensor:
-        return agreement(*read_as(reading, native, depth, cameras))
+    chosen, change, shown = reading or native, {}, 0
 
-    chosen = reading = reading or native
+    def fit(change: dict) -> Tensor:
+        return agreement(*read_as(replace(chosen, **change), native, depth, cameras))
+
     changes = [x for x in CHANGES if replace(chosen, **x) != chosen]
     pairs = [a | b for a, b in combinations(changes, 2) if a.keys() != b.keys() and (a | b).keys() & TWICE]
-    given = best = fit(chosen)
-    still = fit(replace(chosen, pose_unit=1e9))  # a unit that fits no better than a still camera is not told
-    shown = 0
+    given = best = fit({})
+    still = fit({"pose_unit": 1e9})  # a unit that fits no better than a still camera is not told
     for some, enough in ((changes, SURE), (pairs, CLOSE)):
         if best[shown] >= enough:
             break
-        share, change = max(((fit(replace(chosen, **x)), x) for x in some), key=lambda x: x[0].sum())
-        bar = torch.maximum(best, still) if change.keys() <= UNITS else best
+        share, tried = max(((fit(x), x) for x in some), key=lambda x: x[0].sum())
+        bar = torch.maximum(best, still) if tried.keys() <= UNITS else best
         better = (share > FITS) & (share > best + MIN_GAIN) & (1 - share < MISSES * (1 - bar))
         if better.any():  # where the depth is noisy, at the larger differences only
-            reading, best, shown = replace(chosen, **change), share, int(better.nonzero()[0])
-    within = f"of the points fit within {TOLERANCES[shown]:.0%}"
-    if reading != chosen:
-        options = reading.options(native) or "the format's own reading"
-        shares = f"{given[shown]:.0%} {within} as they are read, {best[shown]:.0%} do with {options}"
-        raise ValueError(f"depth and poses do not agree: {shares}")
-    if 0 < given[-1] < ROUGHLY:
-        raise ValueError(f"depth and poses do not agree: {given[-1]:.0%} of the points fit within {TOLERANCES[-1]:.0%}")
+            change, best, shown = tried, share, int(better.nonzero()[0])
+    words = ""
+    if change:
+        options = replace(chosen, **change).options(native) or "the format's own reading"
+        words = f" as they are read, {best[shown]:.0%} do with {options}"
+    if change or 0 < given[-1] < ROUGHLY:
+        at = shown if change else -1
+        within = f"{given[at]:.0%} of the points fit within {TOLERANCES[at]:.0%}"
+        raise ValueError(f"depth and poses do not agree: {within}{words}")

@@ -138,7 +138,7 @@ def _lens(frame: dict, height: int, width: int) -> list[float]:
 
 
 class Layout(NamedTuple):
-    """A reader of JSON: where a file (c) has its frames; of each (f) its matrix, and fx, fy, cx, cy (None: centred), w, h."""
+    """A reader of JSON: where a file (c) has its frames; of each (f) its matrix, and fx, fy, cx, cy or None, w, h."""
 
     frames: Callable
     matrix: Callable
