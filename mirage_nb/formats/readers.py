@@ -61,19 +61,6 @@ def read_kitti(path: Path) -> Trajectory:
     return Trajectory(as_matrices("c2w", common.read_numbers(path, 12).reshape(-1, 3, 4)))
 
 
-def read_stray_scanner(path: Path) -> Trajectory:
-    """`odometry.csv` (time, frame, x y z, qx qy qz qw: c2w, OpenCV axes), `rgb.mp4`, `camera_matrix.csv` (3x3, for the
-    video's size), `depth/FRAME.png` (millimetres)."""
-    import av
-
-    rows, folder = common.read_numbers(path, 9, 13), path.parent
-    with av.open(str(folder / "rgb.mp4")) as container:
-        size = (container.streams.video[0].height, container.streams.video[0].width)
-    numbers, lens = rows[:, 1].astype(int).tolist(), from_opencv(common.read_numbers(folder / "camera_matrix.csv", 3))
-    depths = [folder / "depth" / f"{number:06d}.png" for number in numbers] if (folder / "depth").is_dir() else None
-    return Trajectory(from_quaternions(rows[:, 5:9], rows[:, 2:5]), lens, size, depths=depths, numbers=numbers)
-
-
 def read_matrices(patterns: Sequence[str], calibration: str, path: Path) -> Trajectory:
     """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names.
 
@@ -158,18 +145,9 @@ class Layout(NamedTuple):
         return Trajectory(c2w, torch.tensor(lens), [(int(h), int(w)) for *_, w, h in rows], reading=self.reading)
 
 
-def _view_lens(f: dict, c: dict) -> list[float | None]:
-    refuse_lens(c.get("camera_type", "perspective"))
-    focal = c["render_height"] / 2 / math.tan(math.radians(f["fov"]) / 2)  # the height of the view in degrees
-    return [focal, focal, None, None, c["render_width"], c["render_height"]]
-
-
 LAYOUTS = {
     # WorldScore's focal length is in pixels of a picture whose size depends on the model that is scored.
     "worldscore": Layout(lambda c: c["cameras_interp"], lambda f: f, None, Reading("opengl")),
-    "camera path": Layout(
-        lambda c: c["camera_path"], lambda f: np.reshape(f["camera_to_world"], (4, 4)), _view_lens, Reading("opengl")
-    ),
     "gaussian splatting": Layout(
         lambda c: c, lambda f: np.column_stack([f["rotation"], f["position"]]),
         lambda f, c: [f["fx"], f["fy"], None, None, f["width"], f["height"]],
@@ -186,13 +164,6 @@ LAYOUTS = {
         lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
     ),
 }  # fmt: skip
-
-
-def read_npy(path: Path) -> Trajectory:
-    """LingBot-World's `poses.npy`, (T, 4, 4) c2w; the `intrinsics.npy` beside it doesn't say for which size it is."""
-    if path.name != "poses.npy" or not path.with_name("intrinsics.npy").exists():
-        raise ValueError("a bare array may be c2w or w2c: save it by that name, np.savez(file, c2w=...)")
-    return Trajectory(as_matrices("poses", np.load(path, allow_pickle=False)))
 
 
 def read_geometry(path: Path) -> Trajectory:

@@ -1,6 +1,6 @@
 """Camera trajectories in the formats of other tools: the table of formats, and how the format of a file is told.
 
-To add a format, write a reader and give it a line in `FORMATS`. What is known and not read has one in `NAMED`.
+To add a format, write a reader and give it a line in `FORMATS`.
 """
 
 import zipfile
@@ -13,7 +13,8 @@ from mirage_nb.formats import readers
 from mirage_nb.formats.colmap import PLACES, largest_model, read_colmap
 from mirage_nb.formats.trajectory import Trajectory, data_lines, natural_order, read_json, read_text
 
-SUFFIXES = (".json", ".txt", ".npz", ".csv", ".npy")  # of files that are looked into, in a folder
+SUFFIXES = (".json", ".txt", ".npz", ".csv")  # of files that are looked into, in a folder
+UNNAMED = "bare matrices may be c2w or w2c: save them by that name, as np.savez(file, c2w=...)"
 HEAD = 100_000  # bytes of a text that are looked at to tell its format
 NANOSECONDS = 1e17  # a time stamp above is in nanoseconds since 1970, as EuRoC has it
 
@@ -35,10 +36,8 @@ SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt",
 FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
     "7-scenes": Format(partial(readers.read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
     "scannet": Format(partial(readers.read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
-    "stray scanner": Format(readers.read_stray_scanner, ["odometry.csv"]),
     "record3d": Format(readers.LAYOUTS["record3d"], ["metadata"], ["K"]),
     "nerfstudio": Format(readers.read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
-    "camera path": Format(readers.LAYOUTS["camera path"], ["camera_path.json"], ["camera_path"]),
     "worldscore": Format(readers.LAYOUTS["worldscore"], ["camera_data.json"], ["cameras_interp"]),
     "colmap": Format(read_colmap, PLACES),
     "gaussian splatting": Format(readers.LAYOUTS["gaussian splatting"], [], ["rotation"]),
@@ -46,21 +45,11 @@ FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
     "worldplay": Format(readers.LAYOUTS["worldplay"], [], ["0"]),
     "spatia": Format(readers.read_spatia, ["w2c.txt"], ["[["]),
     "geometry": Format(readers.read_geometry, [], ARRAYS),
-    "lingbot": Format(readers.read_npy, ["poses.npy"], ["npy"]),
     "realestate10k": Format(readers.read_realestate10k, [], [19]),
     "euroc": Format(partial(readers.read_quaternions, [5, 6, 7, 4]), [], ["qw first"]),
     "kitti": Format(readers.read_kitti, [], [12]),
     "tum": Format(partial(readers.read_quaternions, [4, 5, 6, 7]), ["groundtruth.txt"], [8]),
 }
-NAMED = {  # a sign, or a pattern of a file's name: what it is, and what to do
-    "list of matrices": "a list of matrices, which does not say whether they are c2w or w2c: save it so named, in .npz",
-    "frame0": "ReCamMaster's file of several cameras (Unreal's axes, centimetres): save one as c2w, in .npz",
-    17: "the state of EuRoC's IMU, not of its camera", "*.sens": "ScanNet's stream: unpack it with ScanNet's reader",
-    "*.r3d": "a Record3D archive: unpack it with unzip", "*.bag": "a ROS bag", "*.svo": "a ZED recording",
-    "database.db": "a COLMAP database without a model: run its mapper", "cameras.sfm": "a Meshroom model",
-    "reconstruction.json": "an OpenSfM model", "*.nvm": "a VisualSFM model", "bundle.out": "a Bundler model",
-    "*.insv": "an Insta360 recording", "*.usdz": "a USD scene", "*.ply": "a point cloud, without cameras",
-}  # fmt: skip
 
 
 def _signs(file: Path) -> set[str | int]:
@@ -69,12 +58,10 @@ def _signs(file: Path) -> set[str | int]:
     if file.suffix == ".json":
         content = read_json(file)
         first = content[0] if isinstance(content, list) and content else content
-        return set(first) if isinstance(first, dict) else {"list of matrices"} if isinstance(first, list) else set()
+        return set(first) if isinstance(first, dict) else set()
     if file.suffix == ".npz":
         with zipfile.ZipFile(file) as archive:
             return set(archive.namelist())
-    if file.suffix == ".npy":
-        return {"npy"}
     text = read_text(file, HEAD).strip()
     if text.startswith("[["):
         return {"[["}
@@ -104,11 +91,7 @@ def _find(path: Path) -> tuple[Format, Path]:
     found = {file: format for file in files for format in FORMATS.values() if signs[file].intersection(format.signs)}
     if len(found) == 1:
         return next((format, file) for file, format in found.items())
-    for key, what in NAMED.items():
-        by_name = isinstance(key, str) and (any(path.glob(key)) if path.is_dir() else path.match(key))
-        if not found and (by_name or any(key in of for of in signs.values())):
-            raise ValueError(f"this is {what}; expected one of the formats {', '.join(FORMATS)}")
-    names = ", ".join(file.name for file in found) or "none"
+    names = ", ".join(file.name for file in found) or f"none ({UNNAMED})"
     raise ValueError(f"expected a file in one of the formats {', '.join(FORMATS)}; found {names}")
 
 

@@ -36,7 +36,6 @@ class Trajectory:
         intrinsics: (T, 4) or (1, 4) rows `fx, fy, cx, cy` in pixels of `size`; None if there are none of a known size.
         size: (T, 2) or (2,) height and width of the images that the intrinsics are for; 1, 1 if normalised.
         pictures, depths: the image file and the depth file of each pose, if there are any.
-        numbers: which frame of the video each pose belongs to, if the file says so.
         distortion: (T, 6) k1 k2 k3 k4 p1 p2 of the lens, see `undistort`; None if it is a pinhole.
         reading: what the format says of axes, matrices and units, by which `c2w` was read; `depths` are as stored.
     """
@@ -46,7 +45,6 @@ class Trajectory:
     size: Tensor | Sequence = (1, 1)
     pictures: list[Path] | None = None
     depths: list[Path] | None = None
-    numbers: list[int] | None = None
     distortion: Tensor | None = None
     reading: Reading = Reading()
 

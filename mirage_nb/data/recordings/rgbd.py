@@ -11,7 +11,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.images import centre_crop_nearest, centre_crop_resize, open_picture
-from mirage_nb.data.recordings.posed_video import load_recording, posed_frames
+from mirage_nb.data.recordings.posed_video import posed_frames
 from mirage_nb.formats.agreement import check_reading, read_as
 from mirage_nb.formats.trajectory import same_aspect
 
@@ -45,24 +45,20 @@ def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: sl
     Raises:
         ValueError: depth and poses do not agree; the message names the option of the reading that fits.
     """
-    folder = Path(folder)
-    recorded = load_recording(folder)
+    recorded, pictures = posed_frames(folder, frames)
     if not recorded.depths:
         raise FileNotFoundError(f"{folder}: expected a recording with a depth map for each pose, found none")
     if recorded.distortion is not None:
         raise ValueError(f"{folder}: the lens is distorted; undistort the pictures and the depth first")
     reading = replace(recorded.reading, **{key: value for key, value in reading.items() if value is not None})
-    pictures, recorded = posed_frames(folder, recorded, frames)
     images, depths, cameras = [], [], []
-    for index, (colour, file) in enumerate(zip(pictures, recorded.depths)):  # one at a time: a recording may be long
-        camera = recorded[[index]].cameras((colour.height, colour.width))
-        depth, seen_by = _same_view(_read_depth(file, recorded.reading.depth_unit), camera.size, file), camera
+    for (colour, camera), file in zip(pictures, recorded.depths):
+        depth, seen_by = _read_depth(file, recorded.reading.depth_unit, camera.size), camera
         if camera.size == (480, 640) and camera.intrinsics[0].tolist() == DEPTH_INTRINSICS:
             seen_by = Cameras(camera.c2w @ torch.linalg.inv(DEPTH_TO_COLOUR), COLOUR_INTRINSICS, camera.size)
             depth = register(depth / reading.depth_unit, camera, seen_by) * reading.depth_unit
-        image, resized = centre_crop_resize(colour, seen_by, size)
-        images.append(image)
-        cameras.append(resized)
+        for kept, part in zip((images, cameras), centre_crop_resize(colour, seen_by, size)):
+            kept.append(part)
         depths.append(centre_crop_nearest(depth, size))
     stored, cameras = torch.stack(depths), Cameras.cat(cameras)
     if not (stored > 0).any():
@@ -74,20 +70,17 @@ def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: sl
     return Clip(torch.stack(images), *read_as(reading, recorded.reading, stored, cameras))
 
 
-def _read_depth(path: Path, unit: float) -> Tensor:
-    """(H, W) float32 in a format's unit, 0 = unknown. What is stored in floating point is in metres."""
+def _read_depth(path: Path, unit: float, size: tuple[int, int]) -> Tensor:
+    """(H, W) float32 in a format's unit, 0 = unknown, at the size of its colour: the nearest value, which was measured.
+    What is stored in floating point is in metres."""
     depth = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(open_picture(path))
     if depth.ndim != 2 or depth.dtype not in (np.uint16, np.int32, np.float16, np.float32, np.float64):
         raise ValueError(f"{path}: expected 16 bit or floating point of one channel, got {depth.dtype} {depth.shape}")
-    if depth.dtype.kind == "f":
-        return torch.from_numpy(np.where(np.isfinite(depth) & (depth > 0), depth * unit, 0).astype(np.float32))
-    return torch.from_numpy(np.where((depth <= 0) | (depth >= 65535), 0, depth).astype(np.float32))
-
-
-def _same_view(depth: Tensor, size: tuple[int, int], path: Path) -> Tensor:
-    """A depth map of a view at the size of its colour: the nearest value, which was measured."""
-    if not same_aspect(tuple(depth.shape), size):
-        raise ValueError(f"{path}: expected depth of the colour's aspect, {size}, got {tuple(depth.shape)}")
+    if not same_aspect(depth.shape, size):
+        raise ValueError(f"{path}: expected depth of the colour's aspect, {size}, got {depth.shape}")
+    whole = depth.dtype.kind != "f"
+    depth = np.where(np.isfinite(depth) & (depth > 0) & ~(whole & (depth >= 65535)), depth * (1 if whole else unit), 0)
+    depth = torch.from_numpy(depth.astype(np.float32))
     return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
 
 
