@@ -38,23 +38,15 @@ def integer(name: str, value, lowest: int) -> None:
 def as_image(image, multiple: int) -> Tensor:
     """The first frame, (H, W, 3) uint8, from a path, a PIL image, or an array or tensor of that shape and dtype.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, or its size is not a multiple of `multiple`, what the networks need.
+    FileNotFoundError, or ValueError where its size is not a multiple of `multiple`, what the networks need.
     """
     from mirage_nb.data.images import as_rgb, open_picture  # not above: the rooms beside it need these checks
 
-    if image is None:
-        raise ValueError("image: missing; expected a path, a PIL image, or (H, W, 3) uint8")
     if isinstance(image, (str, Path)):
         image = ImageOps.exif_transpose(open_picture(regular_file(image, "image")))
     if isinstance(image, Image.Image):
         image = np.array(as_rgb(image))
-    try:
-        image = torch.as_tensor(_forward(image))
-    except (TypeError, ValueError, RuntimeError):
-        kind = type(image).__name__
-        raise ValueError(f"image: expected a path, a PIL image, or (H, W, 3) uint8, got {kind}") from None
+    image = _tensor("image", image, None, "a path, a PIL image, or (H, W, 3) uint8")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != torch.uint8:
         raise ValueError(f"image: expected (H, W, 3) uint8, got {image.dtype} of shape {tuple(image.shape)}")
     height, width = image.shape[:2]
@@ -77,11 +69,8 @@ def as_seed(generator: torch.Generator | int | None) -> int | None:
 
 
 def as_cameras(c2w, intrinsics, size: tuple[int, int]) -> Cameras:
-    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4).
-
-    Raises:
-        ValueError: matrices that are not rigid, or intrinsics of another image.
-    """
+    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4). ValueError where matrices are not rigid, or
+    intrinsics are another image's."""
     c2w = _tensor("c2w", c2w)
     if c2w.ndim != 3 or tuple(c2w.shape[1:]) != (4, 4) or not len(c2w):
         raise ValueError(f"c2w: expected (T, 4, 4) camera-to-world matrices, one a frame, got shape {tuple(c2w.shape)}")
@@ -90,11 +79,8 @@ def as_cameras(c2w, intrinsics, size: tuple[int, int]) -> Cameras:
 
 
 def as_depth(depth, cameras: Cameras) -> Tensor | None:
-    """z-depth (T, H, W) of all frames or (1, H, W) of the first one, float32 metres; None stays None.
-
-    Raises:
-        ValueError: shape, dtype, sign, unit; nothing known in the first frame; or poses that it contradicts.
-    """
+    """z-depth (T, H, W) of all frames or (1, H, W) of the first one, float32 metres; None stays None. ValueError for
+    shape, dtype, sign, unit; where nothing is known in the first frame; and for poses that it contradicts."""
     if depth is None:
         return None
     depth = _tensor("depth", depth, dtype=None)
@@ -108,10 +94,7 @@ def as_depth(depth, cameras: Cameras) -> Tensor | None:
         check_depth(part, cameras[: len(part)])
     depth = depth.float()
     if len(depth) > 1 and agreement(depth, cameras)[1] < ROUGHLY:  # noise and what moves are no contradiction
-        try:
-            check_reading(depth, cameras, Reading(depth_unit=1))
-        except ValueError as error:
-            raise ValueError(f"c2w: expected camera-to-world, OpenCV axes, metres; {error}") from None
+        check_reading(depth, cameras, Reading(depth_unit=1), where="c2w: expected c2w, OpenCV axes, metres; ")
     return depth
 
 
@@ -146,17 +129,12 @@ def check_weights(components: dict) -> None:
                 raise ValueError(f"model: {part} has weights that are not finite: {name}")
 
 
-def _forward(value):
-    """An array without negative strides, such as `[..., ::-1]` gives, which torch can't take; others as they are."""
-    backward = isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides)
-    return np.ascontiguousarray(value) if backward else value
-
-
-def _tensor(name: str, value, dtype: torch.dtype | None = torch.float32) -> Tensor:
-    value = _forward(value)
+def _tensor(name: str, value, dtype: torch.dtype | None = torch.float32, expected="an array of numbers") -> Tensor:
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):  # as [..., ::-1] gives
+        value = np.ascontiguousarray(value)
     if isinstance(value, np.ndarray) and value.dtype == np.uint16:  # what a depth PNG holds; torch can't compare it
         value = value.astype(np.int32)
     try:
         return torch.as_tensor(np.asarray(value) if isinstance(value, (list, tuple)) else value, dtype=dtype).cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__}") from None
+        raise ValueError(f"{name}: expected {expected}, got {type(value).__name__}") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Literal
 
 import torch
@@ -23,9 +22,7 @@ MIN_LANDED = 0.2  # share of the points that must land in the other views: a few
 # Another reading is taken where it fits this well, better by so much, and misses less than so much of what was missed:
 # noise and what moves must not decide. Measured: right readings 0.90 (Kinect) to 1.00, wrong ones up to 0.93.
 FITS, MIN_GAIN, MISSES = 0.6, 0.03, 0.5
-SURE, CLOSE = 0.98, 0.85  # shares from which nothing else is tried, and no two changes at once
-TWICE = {"axes", "w2c", "depth_kind"}  # of two changes, one at least is of these: two units are one unit's error
-UNITS = {"pose_unit", "depth_unit"}
+SURE = 0.98  # share within the smallest of TOLERANCES from which no other reading is tried
 ROUGHLY = 0.4  # share that must fit within the largest of TOLERANCES, where no reading is better
 
 
@@ -60,8 +57,8 @@ class Reading:
 
 
 CHANGES = (
-    {"axes": "opengl"}, {"axes": "opencv"}, {"w2c": True}, {"w2c": False}, {"pose_unit": 1000}, {"pose_unit": 100},
-    *({"depth_unit": unit} for unit in (1, 100, 256, 1000, 5000, 6553.5, 10000)),
+    *({"axes": axes, "w2c": w2c} for axes in ("opencv", "opengl") for w2c in (False, True)),
+    {"pose_unit": 1000}, {"pose_unit": 100}, *({"depth_unit": u} for u in (1, 100, 256, 1000, 5000, 6553.5, 10000)),
     {"depth_kind": "ray"}, *({"depth_kind": "inverse", "depth_unit": unit} for unit in (1, 1000, 10000)),
 )  # fmt: skip
 
@@ -115,39 +112,33 @@ def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOL
     return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(tolerances))
 
 
-def check_reading(depth: Tensor, cameras: Cameras, native: Reading, reading: Reading | None = None) -> None:
-    """Raise ValueError where depth and poses disagree, with the options of the reading that fits, if there is one.
-
-    Readings that differ from the given one in one thing are tried, and, where none fits, in two.
+def check_reading(
+    depth: Tensor, cameras: Cameras, native: Reading, reading: Reading | None = None, where: str = ""
+) -> None:
+    """Raise ValueError where depth and poses disagree, with the options of the reading of CHANGES that fits.
 
     Args:
         depth: (T, H, W), the numbers that a file or an array holds; 0 = unknown.
         cameras: T, as `native` reads them.
         reading: what the user says, if not `native`.
+        where: what the message begins with.
     """
-
-    chosen, change, shown = reading or native, {}, 0
+    chosen, words, at = reading or native, "", -1
 
     def fit(change: dict) -> Tensor:
         return agreement(*read_as(replace(chosen, **change), native, depth, cameras))
 
-    changes = [x for x in CHANGES if replace(chosen, **x) != chosen]
-    pairs = [a | b for a, b in combinations(changes, 2) if a.keys() != b.keys() and (a | b).keys() & TWICE]
-    given = best = fit({})
-    still = fit({"pose_unit": 1e9})  # a unit that fits no better than a still camera is not told
-    for some, enough in ((changes, SURE), (pairs, CLOSE)):
-        if best[shown] >= enough:
-            break
-        share, tried = max(((fit(x), x) for x in some), key=lambda x: x[0].sum())
-        bar = torch.maximum(best, still) if tried.keys() <= UNITS else best
-        better = (share > FITS) & (share > best + MIN_GAIN) & (1 - share < MISSES * (1 - bar))
-        if better.any():  # where the depth is noisy, at the larger differences only
-            change, best, shown = tried, share, int(better.nonzero()[0])
-    words = ""
-    if change:
-        options = replace(chosen, **change).options(native) or "the format's own reading"
-        words = f" as they are read, {best[shown]:.0%} do with {options}"
-    if change or 0 < given[-1] < ROUGHLY:
-        at = shown if change else -1
+    given = fit({})
+    if given[0] < SURE:
+        changes = [x for x in CHANGES if replace(chosen, **x) != chosen]
+        share, change = max(((fit(x), x) for x in changes), key=lambda x: x[0].sum())
+        # A unit that fits no better than a still camera is not told.
+        bar = torch.maximum(given, fit({"pose_unit": 1e9})) if change.keys() <= {"pose_unit", "depth_unit"} else given
+        better = (share > FITS) & (share > given + MIN_GAIN) & (1 - share < MISSES * (1 - bar))
+        if better.any():
+            at = int(better.nonzero()[0])  # where the depth is noisy, at the larger differences only
+            options = replace(chosen, **change).options(native) or "the format's own reading"
+            words = f" as they are read, {share[at]:.0%} do with {options}"
+    if words or 0 < given[-1] < ROUGHLY:
         within = f"{given[at]:.0%} of the points fit within {TOLERANCES[at]:.0%}"
-        raise ValueError(f"depth and poses do not agree: {within}{words}")
+        raise ValueError(f"{where}depth and poses do not agree: {within}{words}")

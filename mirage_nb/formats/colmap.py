@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
+from mirage_nb.formats import trajectory as common
 from mirage_nb.formats.agreement import Reading
-from mirage_nb.formats.readers import from_quaternions, invert, refuse_lens
-from mirage_nb.formats.trajectory import Trajectory, data_lines, find_pictures, is_number, read_text
+from mirage_nb.formats.trajectory import Trajectory, from_quaternions, invert
 
 # COLMAP's camera models in the order of their numbers: how many parameters each has, how many of these, the first ones,
 # are a pinhole's (f cx cy or fx fy cx cy; 0 = no pinhole), and which of `Trajectory.distortion` the others are.
@@ -43,9 +43,9 @@ def read_colmap(path: Path) -> Trajectory:
     """The posed pictures of the model whose cameras are in this file."""
     cameras = _binary_cameras if path.suffix == ".bin" else _text_cameras
     known = {number: camera for number, *camera in cameras(path)}
-    *poses, numbers, names = zip(*_images_of(path)) if any(_images_of(path)) else [()] * 9
-    if not names:
+    if not (images := list(_images_of(path))):
         raise ValueError("it holds no poses")
+    *poses, numbers, names = zip(*images)
     if lost := set(numbers) - set(known):
         raise ValueError(f"a picture refers to camera {lost.pop()}, which is not there")
     lenses = {number: _lens(*known[number]) for number in set(numbers)}
@@ -53,7 +53,7 @@ def read_colmap(path: Path) -> Trajectory:
     poses = torch.tensor(poses, dtype=torch.float64).T
     above = [folder.parent for folder in path.parents[:3] if folder.name in ("sparse", "colmap")]
     c2w = invert(from_quaternions(poses[:, [1, 2, 3, 0]], poses[:, 4:]))
-    pictures = find_pictures(names, above or [path.parent])
+    pictures = common.find_pictures(names, above or [path.parent])
     return Trajectory(c2w, rows, sizes, pictures, distortion=distortion, reading=Reading(w2c=True))
 
 
@@ -61,7 +61,7 @@ def _lens(model: str, width: int, height: int, *parameters: float) -> tuple[list
     """fx, fy, cx, cy; the distortion; height and width."""
     count, pinhole, places = _MODELS.get(model, (None, 0, ()))
     if not pinhole:
-        refuse_lens(model)
+        common.refuse_lens(model)
     if len(parameters) != count:
         raise ValueError(f"expected {count} parameters of {model}, got {len(parameters)}")
     k = dict(zip(places, parameters[pinhole:]))
@@ -76,15 +76,15 @@ def _images_of(cameras: Path) -> Iterator[tuple]:
 
 def _text_cameras(path: Path) -> Iterator[tuple]:
     """Number, model, width, height and parameters of each camera."""
-    for number, model, width, height, *parameters in map(str.split, data_lines(read_text(path))):
+    for number, model, width, height, *parameters in map(str.split, common.data_lines(common.read_text(path))):
         yield int(number), model, int(width), int(height), *map(float, parameters)
 
 
 def _text_images(path: Path) -> Iterator[tuple]:
     """A line for each picture; each is followed by a line of its points (x y number, ...), unless a script left them
     out."""
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines() if not line.startswith("#")]
-    points = any(words and len(words) % 3 == 0 and all(map(is_number, words)) for words in map(str.split, lines))
+    lines = [line.strip() for line in common.read_text(path).rstrip().splitlines() if not line.startswith("#")]
+    points = any(words and len(words) % 3 == 0 and all(map(common.is_number, words)) for words in map(str.split, lines))
     for line in lines[::2] if points else filter(None, lines):
         words = line.split(maxsplit=9)
         if len(words) != 10:

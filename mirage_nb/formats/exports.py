@@ -29,10 +29,10 @@ MAX_DEPTH = 65.535  # metres: what 16 bits of millimetres hold
 def export_run(
     folder: str | Path, frames: Tensor, cameras: Cameras, depth: Tensor, formats: Sequence[str] = EXPORTS
 ) -> list[Path]:
-    """Write the frames, poses, depth and surface of a run as training data of other tools.
+    """Write the frames, poses, depth and surface of a run as training data of other tools; returns their folders.
 
     Args:
-        folder: gets a folder for each of the formats; these are returned.
+        folder: gets a folder for each of the formats.
         frames: (T, H, W, 3) uint8.
         cameras: T cameras of the frames' size, metres.
         depth: (t, H, W) z-depth in metres of every s-th frame, T = s * (t - 1) + 1, as a run reports it; 0 = unknown.

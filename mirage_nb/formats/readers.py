@@ -1,13 +1,15 @@
-"""A reader for each format but COLMAP's.
+"""Camera trajectories in the formats of other tools: a reader for each but COLMAP's, and the table of them.
 
 A reader takes a file and brings what is in it to the conventions of `cameras.py`. Its docstring says what the format
 holds. Matrices alone do not say whether they are c2w or w2c (the inverse of an orbit to the left is an orbit to the
-right): the format does.
+right): the format does. To add one, write a reader and give it a line in `FORMATS`.
 """
 
 import math
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,18 +18,16 @@ import torch
 
 from mirage_nb.formats import trajectory as common
 from mirage_nb.formats.agreement import Reading
+from mirage_nb.formats.colmap import PLACES, largest_model, read_colmap
 from mirage_nb.formats.trajectory import OPENGL, Trajectory, as_matrices, from_opencv, from_quaternions, invert
 
 # Names of arrays in a NumPy archive: of MapAnything, the paper's code, MegaSaM, DUSt3R, ViPE; VGGT, Lyra, GEN3C.
 ARRAYS_C2W = ("camera_poses", "c2w", "cam2world", "poses_c2w", "cam_c2w", "cams2world")
 ARRAYS_W2C = ("w2c", "extrinsics", "extrinsic", "poses_w2c", "w2c_b44")
-PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
-
-
-def refuse_lens(name: str) -> None:
-    """Raise ValueError where a model of a lens is no pinhole with polynomial distortion."""
-    if name.upper() not in PINHOLES:
-        raise ValueError(f"the lens is {name}, expected a pinhole; undistort the pictures first")
+SUFFIXES = (".json", ".txt", ".npz", ".csv")  # of files that are looked into, in a folder
+UNNAMED = "bare matrices may be c2w or w2c: save them by that name, as np.savez(file, c2w=...)"
+HEAD = 100_000  # bytes of a text that are looked at to tell its format
+NANOSECONDS = 1e17  # a time stamp above is in nanoseconds since 1970, as EuRoC has it
 
 
 def _in_time(path: Path, columns: int) -> np.ndarray:
@@ -94,7 +94,7 @@ def read_nerfstudio(path: Path) -> Trajectory:
     content = common.read_json(path)
     frames = [{**content, **frame} for frame in content["frames"]]
     for frame in frames:
-        refuse_lens("an instant-ngp fisheye" if frame.get("is_fisheye") else frame.get("camera_model") or "OPENCV")
+        common.refuse_lens("a fisheye" if frame.get("is_fisheye") else frame.get("camera_model") or "OPENCV")
     c2w, files = as_matrices("transform_matrix", [frame["transform_matrix"] for frame in frames]) @ OPENGL, {}
     if all("file_path" in frame for frame in frames):
         files["pictures"] = common.find_pictures([frame["file_path"] for frame in frames], [path.parent])
@@ -190,8 +190,101 @@ def read_geometry(path: Path) -> Trajectory:
         raise ValueError(f"intrinsics: expected (3, 3) or ({len(c2w)}, 3, 3), got {k.shape}")
     if (rows[:, 2:] < 1.5).all():
         return Trajectory(c2w, rows - torch.tensor([0, 0, 0.5, 0.5]))
-    size = size or ([] if depth is None else list(depth.shape[1 + (depth.ndim == 5) :][:2]))  # 5: a batch of one
-    if len(size) == 2 and (rows[:, 2:] >= torch.tensor(size).flip(0)).any():
+    size = size or ([] if depth is None else depth.shape[1 + (depth.ndim == 5) :][:2])  # 5: a batch of one
+    fits = len(size) == 2 and (rows[:, 2:] < torch.tensor(size).flip(0)).all()
+    if len(size) == 2 and not fits:
         warnings.warn(f"{path}: the intrinsics are not for the size of the depth maps, {size[1]}x{size[0]}; left out")
-        return Trajectory(c2w)
-    return Trajectory(c2w, rows, (size[0], size[1])) if len(size) == 2 else Trajectory(c2w)
+    return Trajectory(c2w, rows, size) if fits else Trajectory(c2w)
+
+
+class Format(NamedTuple):
+    """A file format.
+
+    read(file): its `Trajectory`. files: patterns of the file's name in a folder. signs: what tells the format of a
+    file with another name, see `_signs`; one of them is enough.
+    """
+
+    read: Callable[[Path], Trajectory]
+    files: Sequence[str] = ()
+    signs: Sequence[str | int] = ()
+
+
+ARRAYS = [f"{name}.npy" for name in (*ARRAYS_C2W, *ARRAYS_W2C, "inds")]
+SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt", "color/*", "depth/*")
+FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
+    "7-scenes": Format(partial(read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
+    "scannet": Format(partial(read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
+    "record3d": Format(LAYOUTS["record3d"], ["metadata"], ["K"]),
+    "nerfstudio": Format(read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
+    "worldscore": Format(LAYOUTS["worldscore"], ["camera_data.json"], ["cameras_interp"]),
+    "colmap": Format(read_colmap, PLACES),
+    "gaussian splatting": Format(LAYOUTS["gaussian splatting"], [], ["rotation"]),
+    "uni3c": Format(LAYOUTS["uni3c"], ["cam_info.json"], ["extrinsic"]),
+    "worldplay": Format(LAYOUTS["worldplay"], [], ["0"]),
+    "spatia": Format(read_spatia, ["w2c.txt"], ["[["]),
+    "geometry": Format(read_geometry, [], ARRAYS),
+    "realestate10k": Format(read_realestate10k, [], [19]),
+    "euroc": Format(partial(read_quaternions, [5, 6, 7, 4]), [], ["qw first"]),
+    "kitti": Format(read_kitti, [], [12]),
+    "tum": Format(partial(read_quaternions, [4, 5, 6, 7]), ["groundtruth.txt"], [8]),
+}
+
+
+def _signs(file: Path) -> set[str | int]:
+    """The keys of JSON (of the first entry of a list), the arrays in an archive, or the number of columns of a text and
+    what its brackets and heading tell."""
+    if file.suffix == ".json":
+        content = common.read_json(file)
+        first = content[0] if isinstance(content, list) and content else content
+        return set(first) if isinstance(first, dict) else set()
+    if file.suffix == ".npz":
+        with zipfile.ZipFile(file) as archive:
+            return set(archive.namelist())
+    text = common.read_text(file, HEAD).strip()
+    if text.startswith("[["):
+        return {"[["}
+    try:
+        first = [float(word) for word in next(common.data_lines(text), "").split()]
+    except ValueError:
+        return set()
+    heading = text.split("\n", 1)[0].lower()
+    qw_first = len(first) == 8 and (0 <= heading.find("qw") < heading.find("qx") or first[0] > NANOSECONDS)
+    return {"qw first" if qw_first else len(first)}
+
+
+def _find(path: Path) -> tuple[Format, Path]:
+    """The format, and the file: the path itself, or that of a folder which has a format's name, or the only one which
+    has a format's signs."""
+    folder = path.is_dir()
+    files = [file for file in sorted(path.glob("[!.]*")) if file.suffix in SUFFIXES] if folder else [path]
+    for format in FORMATS.values():
+        named = (sorted(path.glob(pattern)) if folder else [path] * path.match(pattern) for pattern in format.files)
+        if named := [file for some in named for file in some if file.name[0] != "."]:
+            return format, largest_model(named) if format.read is read_colmap else named[0]
+    signs = {file: _signs(file) for file in files}
+    found = {file: format for file in files for format in FORMATS.values() if signs[file].intersection(format.signs)}
+    if len(found) == 1:
+        return next((format, file) for file, format in found.items())
+    names = ", ".join(file.name for file in found) or f"none ({UNNAMED})"
+    raise ValueError(f"expected a file in one of the formats {', '.join(FORMATS)}; found {names}")
+
+
+def load_trajectory(path: str | Path) -> Trajectory:
+    """Read the camera trajectory of a file, or of a folder that holds one; the content tells the format.
+
+    Poses come in the order of their pictures' names, if there are any. ValueError where the format is unknown, a line
+    cannot be read, or a pose is not rigid; the message names the file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"trajectory: no such file or folder: {path}")
+    try:
+        format, file = _find(path)
+        trajectory = format.read(file)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{error} is missing" if isinstance(error, KeyError) else f"it is malformed ({error})"
+        message = error if isinstance(error, ValueError) else message
+        raise ValueError(f"trajectory: {path}: {message}") from error
+    if not trajectory.pictures:
+        return trajectory
+    return trajectory[sorted(range(len(trajectory)), key=lambda i: common.natural_order(trajectory.pictures[i]))]

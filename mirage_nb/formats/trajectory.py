@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os.path import commonprefix
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mirage_nb.formats.agreement import Reading
 
 # From OpenCV's camera axes to those of OpenGL and Blender (y up, z back), and from those to OpenCV's.
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 HOMES = ("images", "rgb", "color", ".", "images_2", "images_4", "images_8", "rgbd")  # of pictures; the largest first
 SAME_ASPECT = 0.02  # relative difference of two aspect ratios that rounding and padding explain
@@ -51,12 +53,10 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not len(self.c2w):
             raise ValueError("it holds no poses")
-        size = torch.as_tensor(self.size).expand(len(self.c2w), 2)
-        lens = torch.tensor([1, 1, 0.5, 0.5]) * size[:, [1, 0, 1, 0]] if self.intrinsics is None else self.intrinsics
-        lens = torch.as_tensor(lens).float().expand(len(size), 4)
-        Cameras(self.c2w, lens / size[:, [1, 0, 1, 0]], (1, 1))  # raises where they are not a camera's
+        size, any_lens = torch.as_tensor(self.size).expand(len(self.c2w), 2), torch.tensor([1, 1, 0.5, 0.5])
+        lens = None if self.intrinsics is None else torch.as_tensor(self.intrinsics).float().expand(len(size), 4)
+        Cameras(self.c2w, any_lens if lens is None else lens / size[:, [1, 0, 1, 0]], (1, 1))  # raises if it is none
         bent = None if self.distortion is None or not self.distortion.any() else self.distortion
-        lens = None if self.intrinsics is None else lens
         vars(self).update(c2w=self.c2w.float(), intrinsics=lens, size=size, distortion=bent)
 
     def __len__(self) -> int:
@@ -102,6 +102,12 @@ def same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return abs(a[1] * b[0] / a[0] - b[1]) <= max(1.0, SAME_ASPECT * b[1])
 
 
+def refuse_lens(name: str) -> None:
+    """Raise ValueError where a model of a lens is no pinhole with polynomial distortion."""
+    if name.upper() not in PINHOLES:
+        raise ValueError(f"the lens is {name}, expected a pinhole; undistort the pictures first")
+
+
 def natural_order(path: Path | str) -> list[str | int]:
     """A key that sorts files by name, with 2 before 10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
@@ -125,7 +131,7 @@ def find_pictures(names: Sequence[str], roots: Sequence[Path]) -> list[Path]:
             if file.suffix.lower() in PICTURES:
                 known.setdefault(_bare(file), []).append(file)
         exact = [root / name for name in names]
-        found = [max(known.get(_bare(x), [x]), key=lambda file: (file == x, _shared(file, x))) for x in exact]
+        found = [max(known.get(_bare(x), [x]), key=partial(_likeness, x)) for x in exact]
         there = [file for file in found if file.is_file()]
         if len(set(there)) < len(there):
             raise ValueError("the names of two poses fit one picture")
@@ -139,9 +145,9 @@ def _bare(file: Path) -> str:
     return file.stem if file.suffix.lower() in PICTURES else file.name
 
 
-def _shared(a: Path, b: Path) -> int:
-    """How many folders, from the last on, two files have in common."""
-    return len(commonprefix([a.parts[-2::-1], b.parts[-2::-1]]))
+def _likeness(a: Path, b: Path) -> tuple[bool, int]:
+    """Whether two files are the same one, and how many folders, from the last on, they have in common."""
+    return a == b, len(commonprefix([a.parts[-2::-1], b.parts[-2::-1]]))
 
 
 def read_text(path: Path, size: int = -1) -> str:

@@ -28,22 +28,18 @@ DEPTH_TO_COLOUR = torch.tensor([
 
 
 def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: slice = slice(None), **reading) -> Clip:
-    """Read an RGB-D recording: a folder in a format of `mirage_nb.formats` that has depth, as 7-Scenes, ScanNet, TUM,
-    Stray Scanner, Polycam, or nerfstudio with `depth_file_path`.
+    """Read an RGB-D recording: a folder of 7-Scenes, ScanNet, or nerfstudio with `depth_file_path`.
 
     Depth is 16 bit, in the format's unit (mostly millimetres; 0 and 65535 = unknown), or floating point in metres. It
     may have fewer pixels than the colour, of the same view. Frames whose pose is NaN or infinite (tracking lost) are
     left out with a warning. Where the calibration is that of the depth camera of 7-Scenes itself, the depth is brought
-    to its colour camera.
+    to its colour camera. ValueError where depth and poses do not agree; it names the option of the reading that fits.
 
     Args:
         size: (height, width) of the result.
         frames: which of the frames with a pose, in the order of their names: `slice(None, None, 4)` is every 4th.
         reading: fields of `Reading` that differ from the format's: `axes`, `w2c`, `pose_unit`, `depth_unit`,
             `depth_kind`; None where they do not.
-
-    Raises:
-        ValueError: depth and poses do not agree; the message names the option of the reading that fits.
     """
     recorded, pictures = posed_frames(folder, frames)
     if not recorded.depths:
@@ -63,10 +59,7 @@ def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: sl
     stored, cameras = torch.stack(depths), Cameras.cat(cameras)
     if not (stored > 0).any():
         raise ValueError(f"{folder}: depth: no value in {len(images)} frames (expected 16 bit, or metres)")
-    try:
-        check_reading(stored, cameras, recorded.reading, reading)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+    check_reading(stored, cameras, recorded.reading, reading, where=f"{folder}: ")
     return Clip(torch.stack(images), *read_as(reading, recorded.reading, stored, cameras))
 
 
