@@ -65,7 +65,7 @@ def generate(
         from mirage_nb.segments import plan_segments
 
         quiet()
-        formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
+        formats = [one_of("export", name.strip(), EXPORTS) for name in export.split(",")] if export else []
         choice = choose_model(model, size)
         check_work(choice, count, steps)
         mask_estimator = choose_masks(segmentation, masked)

@@ -99,8 +99,8 @@ def _recorded_walks(source: str, depth_model, num_frames: int, size: tuple[int, 
 def _with_estimated_depth(frames: Tensor, cameras: Cameras, depth_model, scale: float) -> Clip:
     device, cameras = getattr(depth_model, "device", "cpu"), moved(cameras, scale)
     parts = zip(frames.split(16), cameras.intrinsics.split(16))
-    depth = [depth_model.predict(as_pixels(part).to(device), lens.to(device)).float().cpu() for part, lens in parts]
-    depth = torch.cat(depth)
+    depth = [depth_model.predict(as_pixels(part).to(device), lens.to(device)) for part, lens in parts]
+    depth = torch.cat(depth).float().cpu()
     if (agree := agreement(depth, cameras)[-1].item()) < AGREE:
         found = f"{agree:.0%} of the points agree across views, expected at least {AGREE:.0%}"
         raise ValueError(f"the estimated depth does not fit the poses in units of {scale:g} m: {found} (--scale)")

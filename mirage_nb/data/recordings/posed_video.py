@@ -24,8 +24,8 @@ def read_posed_video(
 
     A folder holds pictures, or one video file; and a trajectory with intrinsics in a format of `mirage_nb.formats`. The
     trajectory of a video file has the same name (`clip.mp4`, `clip.txt`), or is the only one in its folder. Pictures
-    that a trajectory names are found by name, whatever their folder and ending; those that are missing are left out,
-    with a warning. Other pictures, and the frames of a video, stand one for each pose in their order.
+    that it names are found whatever their folder and ending; missing ones are left out, with a warning. Other pictures,
+    and the frames of a video, stand one for each pose in their order.
 
     Args:
         size: (height, width) of the result; frames are undistorted, centre-cropped and resized.
@@ -54,7 +54,7 @@ def posed_frames(source: str | Path, frames: slice) -> tuple[Trajectory, Iterato
     """Some poses of a recording, and their pictures without distortion, with their cameras: one at a time, since a
     recording may be long."""
     source, recorded = Path(source), load_recording(source)
-    videos, pictures = _videos(source), recorded.pictures
+    videos, pictures, total = _videos(source), recorded.pictures, len(recorded)
     if videos and not (source.is_dir() and any(picture.is_file() for picture in pictures or [])):
         pictures = None
     elif not pictures:
@@ -62,12 +62,10 @@ def posed_frames(source: str | Path, frames: slice) -> tuple[Trajectory, Iterato
         pictures = sorted(next(filter(None, folders), []), key=natural_order)
         if not pictures:
             raise FileNotFoundError(f"{source}: no frames; expected a video ({', '.join(VIDEOS)}) or pictures")
-        if len(pictures) != len(recorded):
-            poses = f"{len(pictures)} and {len(recorded)} poses"
-            raise ValueError(f"{source}: expected a pose for each frame, got {poses}")
-    recorded, total = replace(recorded, pictures=pictures).existing(), len(recorded)
-    wanted = range(len(recorded))[frames]
-    if not wanted:
+        if len(pictures) != total:
+            raise ValueError(f"{source}: expected a pose for each frame, got {len(pictures)} and {total} poses")
+    recorded = replace(recorded, pictures=pictures).existing()
+    if not (wanted := range(len(recorded))[frames]):
         raise ValueError(f"frames: {frames} selects none of the {len(recorded)} frames")
     chosen = recorded[frames]
     images = map(open_picture, chosen.pictures) if pictures else _decode(videos[0], wanted, total)

@@ -47,16 +47,15 @@ def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: sl
     if recorded.distortion is not None:
         raise ValueError(f"{folder}: the lens is distorted; undistort the pictures and the depth first")
     reading = replace(recorded.reading, **{key: value for key, value in reading.items() if value is not None})
-    images, depths, cameras = [], [], []
+    parts = []
     for (colour, camera), file in zip(pictures, recorded.depths):
         depth, seen_by = _read_depth(file, recorded.reading.depth_unit, camera.size), camera
         if camera.size == (480, 640) and camera.intrinsics[0].tolist() == DEPTH_INTRINSICS:
             seen_by = Cameras(camera.c2w @ torch.linalg.inv(DEPTH_TO_COLOUR), COLOUR_INTRINSICS, camera.size)
             depth = register(depth / reading.depth_unit, camera, seen_by) * reading.depth_unit
-        for kept, part in zip((images, cameras), centre_crop_resize(colour, seen_by, size)):
-            kept.append(part)
-        depths.append(centre_crop_nearest(depth, size))
-    stored, cameras = torch.stack(depths), Cameras.cat(cameras)
+        parts.append((*centre_crop_resize(colour, seen_by, size), centre_crop_nearest(depth, size)))
+    images, cameras, stored = zip(*parts)
+    stored, cameras = torch.stack(stored), Cameras.cat(cameras)
     if not (stored > 0).any():
         raise ValueError(f"{folder}: depth: no value in {len(images)} frames (expected 16 bit, or metres)")
     check_reading(stored, cameras, recorded.reading, reading, where=f"{folder}: ")
@@ -71,9 +70,8 @@ def _read_depth(path: Path, unit: float, size: tuple[int, int]) -> Tensor:
         raise ValueError(f"{path}: expected 16 bit or floating point of one channel, got {depth.dtype} {depth.shape}")
     if not same_aspect(depth.shape, size):
         raise ValueError(f"{path}: expected depth of the colour's aspect, {size}, got {depth.shape}")
-    whole = depth.dtype.kind != "f"
-    depth = np.where(np.isfinite(depth) & (depth > 0) & ~(whole & (depth >= 65535)), depth * (1 if whole else unit), 0)
-    depth = torch.from_numpy(depth.astype(np.float32))
+    scale, unknown = (unit, np.inf) if depth.dtype.kind == "f" else (1, 65535)
+    depth = torch.from_numpy(np.where((depth > 0) & (depth < unknown), depth * scale, 0).astype(np.float32))
     return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
 
 
