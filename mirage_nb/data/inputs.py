@@ -190,10 +190,8 @@ def _refuse_panorama(path: Path, image: Image.Image, stated: bool) -> None:
 
 
 def _photo_intrinsics(exif: Image.Exif, size: tuple[int, int], fov: float | None) -> tuple[Tensor, str]:
-    """`fx, fy, cx, cy` (4,) in pixels of an upright picture of (height, width), and where they come from.
-
-    They survive a resized picture, but not a cropped one: EXIF does not tell.
-    """
+    """`fx, fy, cx, cy` (4,) in pixels of an upright picture of (height, width), and where they come from. They survive
+    a resized picture, but not a cropped one: EXIF does not tell."""
     if fov is not None:
         if not 1 <= fov <= 170:
             raise ValueError(f"fov: expected 1 to 170 degrees across the picture, got {fov}")

@@ -6,7 +6,6 @@ a surface that is lifted from one frame lies, in another frame, at the depth tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -83,9 +82,9 @@ def moved(cameras: Cameras, factor: float) -> Cameras:
     return replace(cameras, c2w=c2w)
 
 
-def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOLERANCES) -> Tensor:
+def agreement(depth: Tensor, cameras: Cameras) -> Tensor:
     """The shares, in [0, 1], of points lifted from a frame that lie at the depth which other frames measured there, up
-    to each of some relative differences.
+    to each of the relative differences in TOLERANCES.
 
     depth is (N, H, W) z-depth of N cameras; 0 = unknown. What moved or was hidden counts as a miss. The shares are 0
     where hardly a point lands in another frame.
@@ -97,7 +96,7 @@ def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOL
     chosen[step // 2 :: step, step // 2 :: step] = True
     gaps = {gap for gap in GAPS if gap < count} | {min(count - 1, GAPS[-1])} - {0}
     pairs = {(i, i + gap) for gap in gaps for i in (0, count - 1 - gap)}
-    agreed, landed, total = torch.zeros(len(tolerances)), 0, 0
+    agreed, landed, total = torch.zeros(len(TOLERANCES)), 0, 0
     for i, j in sorted(pairs | {(j, i) for i, j in pairs}):
         both = cameras[[i, j]].relative_to(cameras.c2w[i])
         lifted = both[0].unproject(depth[i : i + 1])[0][chosen & (depth[i] > 0)]  # (P, 3) in i's axes
@@ -106,10 +105,10 @@ def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOL
         column, row = uv[inside].long().unbind(1)
         there = depth[j][row, column]
         off = (z[inside] / there - 1).abs()[there > 0]
-        agreed += (off < torch.tensor(tolerances)[:, None]).sum(1)
+        agreed += (off < torch.tensor(TOLERANCES)[:, None]).sum(1)
         landed += len(off)
         total += len(z)
-    return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(tolerances))
+    return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(TOLERANCES))
 
 
 def check_reading(

@@ -60,10 +60,8 @@ def export_run(
 
 
 def surface_points(frames: Tensor, depth: Tensor, cameras: Cameras, count: int = MAX_POINTS) -> tuple[Tensor, Tensor]:
-    """At most `count` world points (P, 3) of frames (N, H, W, 3) with depth (N, H, W), and their colours (P, 3) uint8.
-
-    Pixels are taken at even steps over all frames, so the same call gives the same points.
-    """
+    """At most `count` world points (P, 3) of frames (N, H, W, 3) with depth (N, H, W), and their colours (P, 3) uint8,
+    at even steps over all pixels."""
     depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
     measured = depth.flatten().nonzero()[:, 0]
     if len(measured) > count:

@@ -62,10 +62,8 @@ def read_kitti(path: Path) -> Trajectory:
 
 
 def read_matrices(patterns: Sequence[str], calibration: str, path: Path) -> Trajectory:
-    """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names.
-
-    Poses that are NaN or infinite (tracking lost) are left out with a warning.
-    """
+    """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names. Poses
+    that are NaN or infinite (tracking lost) are left out with a warning."""
     folder = path.parents[patterns[0].count("/")]
     poses, *files = ({x.name.split(".")[0]: x for x in folder.glob(pattern)} for pattern in patterns)
     names = sorted(poses, key=common.natural_order)
@@ -145,27 +143,6 @@ class Layout(NamedTuple):
         return Trajectory(c2w, torch.tensor(lens), [(int(h), int(w)) for *_, w, h in rows], reading=self.reading)
 
 
-LAYOUTS = {
-    # WorldScore's focal length is in pixels of a picture whose size depends on the model that is scored.
-    "worldscore": Layout(lambda c: c["cameras_interp"], lambda f: f, None, Reading("opengl")),
-    "gaussian splatting": Layout(
-        lambda c: c, lambda f: np.column_stack([f["rotation"], f["position"]]),
-        lambda f, c: [f["fx"], f["fy"], None, None, f["width"], f["height"]],
-    ),
-    "uni3c": Layout(
-        lambda c: c["extrinsic"], lambda f: f,
-        lambda f, c: [*np.ravel(c["intrinsic"])[[0, 4, 2, 5]], c["width"], c["height"]], Reading(w2c=True),
-    ),
-    # K does not say for which size it is.
-    "worldplay": Layout(lambda c: [c[key] for key in sorted(c, key=int)], lambda f: f["extrinsic"]),
-    # Rows of qx qy qz qw x y z with ARKit's axes, K in columns; pictures, in `rgb` or `rgbd`, in the same order.
-    "record3d": Layout(
-        lambda c: c["poses"], lambda f: from_quaternions([f[:4]], [f[4:]])[0].tolist(),
-        lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
-    ),
-}  # fmt: skip
-
-
 def read_geometry(path: Path) -> Trajectory:
     """An archive of poses and 3x3 intrinsics. The name of the poses says whether they are c2w or w2c.
 
@@ -198,11 +175,8 @@ def read_geometry(path: Path) -> Trajectory:
 
 
 class Format(NamedTuple):
-    """A file format.
-
-    read(file): its `Trajectory`. files: patterns of the file's name in a folder. signs: what tells the format of a
-    file with another name, see `_signs`; one of them is enough.
-    """
+    """read(file): its `Trajectory`. files: patterns of the file's name in a folder. signs: what tells the format of a
+    file with another name, see `_signs`; one of them is enough."""
 
     read: Callable[[Path], Trajectory]
     files: Sequence[str] = ()
@@ -214,20 +188,35 @@ SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt",
 FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
     "7-scenes": Format(partial(read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
     "scannet": Format(partial(read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
-    "record3d": Format(LAYOUTS["record3d"], ["metadata"], ["K"]),
+    # Rows of qx qy qz qw x y z with ARKit's axes, K in columns; pictures, in `rgb` or `rgbd`, in the same order.
+    "record3d": Format(Layout(
+        lambda c: c["poses"], lambda f: from_quaternions([f[:4]], [f[4:]])[0].tolist(),
+        lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
+    ), ["metadata"], ["K"]),
     "nerfstudio": Format(read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
-    "worldscore": Format(LAYOUTS["worldscore"], ["camera_data.json"], ["cameras_interp"]),
+    # WorldScore's focal length is in pixels of a picture whose size depends on the model that is scored.
+    "worldscore": Format(
+        Layout(lambda c: c["cameras_interp"], lambda f: f, None, Reading("opengl")), ["camera_data.json"],
+        ["cameras_interp"],
+    ),
     "colmap": Format(read_colmap, PLACES),
-    "gaussian splatting": Format(LAYOUTS["gaussian splatting"], [], ["rotation"]),
-    "uni3c": Format(LAYOUTS["uni3c"], ["cam_info.json"], ["extrinsic"]),
-    "worldplay": Format(LAYOUTS["worldplay"], [], ["0"]),
+    "gaussian splatting": Format(Layout(
+        lambda c: c, lambda f: np.column_stack([f["rotation"], f["position"]]),
+        lambda f, c: [f["fx"], f["fy"], None, None, f["width"], f["height"]],
+    ), [], ["rotation"]),
+    "uni3c": Format(Layout(
+        lambda c: c["extrinsic"], lambda f: f,
+        lambda f, c: [*np.ravel(c["intrinsic"])[[0, 4, 2, 5]], c["width"], c["height"]], Reading(w2c=True),
+    ), ["cam_info.json"], ["extrinsic"]),
+    # K does not say for which size it is.
+    "worldplay": Format(Layout(lambda c: [c[i] for i in sorted(c, key=int)], lambda f: f["extrinsic"]), [], ["0"]),
     "spatia": Format(read_spatia, ["w2c.txt"], ["[["]),
     "geometry": Format(read_geometry, [], ARRAYS),
     "realestate10k": Format(read_realestate10k, [], [19]),
     "euroc": Format(partial(read_quaternions, [5, 6, 7, 4]), [], ["qw first"]),
     "kitti": Format(read_kitti, [], [12]),
     "tum": Format(partial(read_quaternions, [4, 5, 6, 7]), ["groundtruth.txt"], [8]),
-}
+}  # fmt: skip
 
 
 def _signs(file: Path) -> set[str | int]:
@@ -270,11 +259,9 @@ def _find(path: Path) -> tuple[Format, Path]:
 
 
 def load_trajectory(path: str | Path) -> Trajectory:
-    """Read the camera trajectory of a file, or of a folder that holds one; the content tells the format.
-
-    Poses come in the order of their pictures' names, if there are any. ValueError where the format is unknown, a line
-    cannot be read, or a pose is not rigid; the message names the file.
-    """
+    """Read the camera trajectory of a file, or of a folder that holds one; the content tells the format. Poses come in
+    the order of their pictures' names, if there are any. ValueError where the format is unknown, a line cannot be read,
+    or a pose is not rigid; the message names the file."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"trajectory: no such file or folder: {path}")

@@ -68,10 +68,8 @@ class Trajectory:
         return replace(self, **parts, **{k: [v[i] for i in numbers] for k, v in values if isinstance(v, list)})
 
     def cameras(self, size: tuple[int, int]) -> Cameras:
-        """The cameras of images of this (height, width), before any crop.
-
-        ValueError where it has no intrinsics, or has them for images of another aspect ratio.
-        """
+        """The cameras of images of this (height, width), before any crop. ValueError where it has no intrinsics, or has
+        them for images of another aspect ratio."""
         if self.intrinsics is None:
             raise ValueError("trajectory: it has no intrinsics, or does not say for which image size they are")
         for height, width in set(map(tuple, self.size.tolist())) - {(1, 1)}:

@@ -76,10 +76,8 @@ def _read_depth(path: Path, unit: float, size: tuple[int, int]) -> Tensor:
 
 
 def register(depth: Tensor, camera: Cameras, target: Cameras) -> Tensor:
-    """A depth map (H, W) of one camera as another one of the same size sees it; 0 = unknown.
-
-    Where several points fall on a pixel, the nearest one wins: no value is mixed.
-    """
+    """A depth map (H, W) of one camera as another one of the same size sees it; 0 = unknown. Where several points fall
+    on a pixel, the nearest one wins: no value is mixed."""
     height, width = camera.size
     uv, z = target.project(camera.unproject(depth[None])[0][depth > 0])
     (column, row), z = uv[0].floor().long().unbind(1), z[0]  # (P,) each
