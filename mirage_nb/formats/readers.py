@@ -122,25 +122,10 @@ def _lens(frame: dict, height: int, width: int) -> list[float]:
     return [fx, fy, frame.get("cx", width / 2), frame.get("cy", height / 2)]
 
 
-class Layout(NamedTuple):
-    """A reader of JSON: where a file (c) has its frames; of each (f) its matrix, and fx, fy, cx, cy or None, w, h."""
-
-    frames: Callable
-    matrix: Callable
-    lens: Callable | None = None
-    reading: Reading = Reading()
-
-    def __call__(self, path: Path) -> Trajectory:
-        content = common.read_json(path)
-        frames = self.frames(content)
-        c2w = as_matrices("poses", [self.matrix(frame) for frame in frames])
-        c2w = invert(c2w) if self.reading.w2c else c2w
-        c2w = c2w @ OPENGL if self.reading.axes == "opengl" else c2w
-        if self.lens is None:
-            return Trajectory(c2w, reading=self.reading)
-        rows = [self.lens(frame, content) for frame in frames]
-        lens = [[fx, fy, w / 2 if cx is None else cx, h / 2 if cy is None else cy] for fx, fy, cx, cy, w, h in rows]
-        return Trajectory(c2w, torch.tensor(lens), [(int(h), int(w)) for *_, w, h in rows], reading=self.reading)
+def read_worldscore(path: Path) -> Trajectory:
+    """c2w matrices, OpenGL axes. The focal length is for a picture whose size depends on the model that is scored."""
+    c2w = as_matrices("poses", common.read_json(path)["cameras_interp"]) @ OPENGL
+    return Trajectory(c2w, reading=Reading("opengl"))
 
 
 def read_geometry(path: Path) -> Trajectory:
@@ -188,44 +173,24 @@ SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt",
 FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
     "7-scenes": Format(partial(read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
     "scannet": Format(partial(read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
-    # Rows of qx qy qz qw x y z with ARKit's axes, K in columns; pictures, in `rgb` or `rgbd`, in the same order.
-    "record3d": Format(Layout(
-        lambda c: c["poses"], lambda f: from_quaternions([f[:4]], [f[4:]])[0].tolist(),
-        lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
-    ), ["metadata"], ["K"]),
     "nerfstudio": Format(read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
-    # WorldScore's focal length is in pixels of a picture whose size depends on the model that is scored.
-    "worldscore": Format(
-        Layout(lambda c: c["cameras_interp"], lambda f: f, None, Reading("opengl")), ["camera_data.json"],
-        ["cameras_interp"],
-    ),
+    "worldscore": Format(read_worldscore, ["camera_data.json"], ["cameras_interp"]),
     "colmap": Format(read_colmap, PLACES),
-    "gaussian splatting": Format(Layout(
-        lambda c: c, lambda f: np.column_stack([f["rotation"], f["position"]]),
-        lambda f, c: [f["fx"], f["fy"], None, None, f["width"], f["height"]],
-    ), [], ["rotation"]),
-    "uni3c": Format(Layout(
-        lambda c: c["extrinsic"], lambda f: f,
-        lambda f, c: [*np.ravel(c["intrinsic"])[[0, 4, 2, 5]], c["width"], c["height"]], Reading(w2c=True),
-    ), ["cam_info.json"], ["extrinsic"]),
-    # K does not say for which size it is.
-    "worldplay": Format(Layout(lambda c: [c[i] for i in sorted(c, key=int)], lambda f: f["extrinsic"]), [], ["0"]),
     "spatia": Format(read_spatia, ["w2c.txt"], ["[["]),
     "geometry": Format(read_geometry, [], ARRAYS),
     "realestate10k": Format(read_realestate10k, [], [19]),
     "euroc": Format(partial(read_quaternions, [5, 6, 7, 4]), [], ["qw first"]),
     "kitti": Format(read_kitti, [], [12]),
     "tum": Format(partial(read_quaternions, [4, 5, 6, 7]), ["groundtruth.txt"], [8]),
-}  # fmt: skip
+}
 
 
 def _signs(file: Path) -> set[str | int]:
-    """The keys of JSON (of the first entry of a list), the arrays in an archive, or the number of columns of a text and
-    what its brackets and heading tell."""
+    """The keys of JSON, the arrays in an archive, or the number of columns of a text and what its brackets and heading
+    tell."""
     if file.suffix == ".json":
         content = common.read_json(file)
-        first = content[0] if isinstance(content, list) and content else content
-        return set(first) if isinstance(first, dict) else set()
+        return set(content) if isinstance(content, dict) else set()
     if file.suffix == ".npz":
         with zipfile.ZipFile(file) as archive:
             return set(archive.namelist())

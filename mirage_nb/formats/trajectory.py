@@ -22,7 +22,7 @@ from mirage_nb.formats.agreement import Reading
 
 # From OpenCV's camera axes to those of OpenGL and Blender (y up, z back), and from those to OpenCV's.
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
+PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 HOMES = ("images", "rgb", "color", ".", "images_2", "images_4", "images_8", "rgbd")  # of pictures; the largest first
 SAME_ASPECT = 0.02  # relative difference of two aspect ratios that rounding and padding explain

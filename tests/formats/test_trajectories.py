@@ -18,9 +18,6 @@ FILES = {  # a file's name, what it holds, and whether its name or place is need
     "spatia": ("a.txt", "[[1, 0, 0, 0], ...", False), "geometry": ("a.npz", None, False),
     "realestate10k": ("a.txt", "https://x\n" + "0 " * 19, False), "tum": ("a.txt", "# t\n\n0 1 2 3 0 0 0 1\n", False),
     "scannet": ("pose/0.txt", "", True),
-    "record3d": ("a.json", '{"K": [], "poses": []}', False),
-    "uni3c": ("a.json", '{"extrinsic": []}', False),
-    "gaussian splatting": ("a.json", '[{"rotation": []}]', False), "worldplay": ("a.json", '{"0": {}}', False),
     "euroc": ("a.csv", "#t,x,y,z,qw,qx,qy,qz\n1,0,0,0,1,0,0,0", False),
     "kitti": ("a.txt", "1 0 0 0 0 1 0 0 0 0 1 0", False),
 }  # fmt: skip
