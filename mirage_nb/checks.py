@@ -1,18 +1,17 @@
 """Checks of what comes from outside, before any heavy work: each failure is one line that names the argument."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.files import regular_file
+from mirage_nb.formats.agreement import ROUGHLY, Reading, agreement, check_reading
 from mirage_nb.lifting import check_depth
 from mirage_nb.memory import Memory
 from mirage_nb.models.folders import check_model_folder as check_model_folder
@@ -39,26 +38,15 @@ def integer(name: str, value, lowest: int) -> None:
 def as_image(image, multiple: int) -> Tensor:
     """The first frame, (H, W, 3) uint8, from a path, a PIL image, or an array or tensor of that shape and dtype.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, or its size is not a multiple of `multiple`, what the networks need.
+    FileNotFoundError, or ValueError where its size is not a multiple of `multiple`, what the networks need.
     """
-    if image is None:
-        raise ValueError("image: missing; expected a path, a PIL image, or (H, W, 3) uint8")
+    from mirage_nb.data.images import as_rgb, open_picture  # not above: the rooms beside it need these checks
+
     if isinstance(image, (str, Path)):
-        regular_file(image, "image")
-        try:
-            with Image.open(image) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-            raise ValueError(f"image: {image} can't be read as an image ({error})") from None
+        image = ImageOps.exif_transpose(open_picture(regular_file(image, "image")))
     if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
-    try:
-        image = torch.as_tensor(_forward(image))
-    except (TypeError, ValueError, RuntimeError):
-        kind = type(image).__name__
-        raise ValueError(f"image: expected a path, a PIL image, or (H, W, 3) uint8, got {kind}") from None
+        image = np.array(as_rgb(image))
+    image = _tensor("image", image, None, "a path, a PIL image, or (H, W, 3) uint8")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != torch.uint8:
         raise ValueError(f"image: expected (H, W, 3) uint8, got {image.dtype} of shape {tuple(image.shape)}")
     height, width = image.shape[:2]
@@ -81,11 +69,8 @@ def as_seed(generator: torch.Generator | int | None) -> int | None:
 
 
 def as_cameras(c2w, intrinsics, size: tuple[int, int]) -> Cameras:
-    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4).
-
-    Raises:
-        ValueError: matrices that are not rigid, or intrinsics of another image.
-    """
+    """T cameras from matrices (T, 4, 4) and intrinsics (4,) or (T, 4). ValueError where matrices are not rigid, or
+    intrinsics are another image's."""
     c2w = _tensor("c2w", c2w)
     if c2w.ndim != 3 or tuple(c2w.shape[1:]) != (4, 4) or not len(c2w):
         raise ValueError(f"c2w: expected (T, 4, 4) camera-to-world matrices, one a frame, got shape {tuple(c2w.shape)}")
@@ -94,11 +79,8 @@ def as_cameras(c2w, intrinsics, size: tuple[int, int]) -> Cameras:
 
 
 def as_depth(depth, cameras: Cameras) -> Tensor | None:
-    """z-depth (T, H, W) of all frames or (1, H, W) of the first one, float32 metres; None stays None.
-
-    Raises:
-        ValueError: shape, dtype, sign, unit; nothing known in the first frame; or poses that it contradicts.
-    """
+    """z-depth (T, H, W) of all frames or (1, H, W) of the first one, float32 metres; None stays None. ValueError for
+    shape, dtype, sign, unit; where nothing is known in the first frame; and for poses that it contradicts."""
     if depth is None:
         return None
     depth = _tensor("depth", depth, dtype=None)
@@ -111,43 +93,9 @@ def as_depth(depth, cameras: Cameras) -> Tensor | None:
     for part in (depth[:1], depth):  # the first frame's counts by itself: without it nothing can be written
         check_depth(part, cameras[: len(part)])
     depth = depth.float()
-    if len(depth) > 1 and looks_like_w2c(depth, cameras):
-        raise ValueError("c2w: these seem to be world-to-camera matrices (inverted, they fit the depth); expected c2w")
+    if len(depth) > 1 and agreement(depth, cameras)[1] < ROUGHLY:  # noise and what moves are no contradiction
+        check_reading(depth, cameras, Reading(depth_unit=1), where="c2w: expected c2w, OpenCV axes, metres; ")
     return depth
-
-
-def depth_agreement(depth: Tensor, cameras: Cameras, tolerance: float = 0.05) -> float:
-    """How well the first frame's depth predicts the last one's: a check of poses, depth and intrinsics together.
-
-    The points of the first depth map of (T, H, W) are projected into the last camera. Of those that land on a measured
-    depth, this is the share whose z-depth differs from it by less than `tolerance`, relatively; 0 if none lands. What
-    moved or was hidden counts as a miss.
-    """
-    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0)
-    measured = depth[0] > 0
-    uv, z = cameras[-1].project(cameras[0].unproject(depth[:1])[0][measured])
-    uv, z = uv[0], z[0]
-    height, width = cameras.size
-    inside = (z > 0) & (uv[:, 0] >= 0) & (uv[:, 0] < width) & (uv[:, 1] >= 0) & (uv[:, 1] < height)
-    column, row = uv[inside].floor().long().unbind(1)
-    there = depth[-1][row, column]
-    agrees = (z[inside] / there - 1).abs() < tolerance
-    return agrees[there > 0].float().mean().nan_to_num(0.0).item()
-
-
-def looks_like_w2c(depth: Tensor, cameras: Cameras) -> bool:
-    """Whether the depth (T, H, W) contradicts the poses and fits their inverses: w2c was passed for c2w.
-
-    Matrices alone cannot tell. Depth can, once the camera has turned: the first frame is compared with the one turned
-    farthest from it. Says no unless the evidence is clear.
-    """
-    if len(cameras) < 2:
-        return False
-    turned = (cameras.c2w[0, :3, :3].mT @ cameras.c2w[:, :3, :3]).diagonal(dim1=1, dim2=2).sum(1)
-    pair = [0, int(turned.argmin())]
-    inverted = Cameras(cameras.w2c, cameras.intrinsics, cameras.size)
-    as_given, as_inverse = (depth_agreement(depth[pair], c[pair]) for c in (cameras, inverted))
-    return as_inverse > 0.6 and as_given < 0.5 * as_inverse
 
 
 def as_mask(name: str, mask, cameras: Cameras) -> Tensor | None:
@@ -181,17 +129,12 @@ def check_weights(components: dict) -> None:
                 raise ValueError(f"model: {part} has weights that are not finite: {name}")
 
 
-def _forward(value):
-    """An array without negative strides, such as `[..., ::-1]` gives, which torch can't take; others as they are."""
-    backward = isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides)
-    return np.ascontiguousarray(value) if backward else value
-
-
-def _tensor(name: str, value, dtype: torch.dtype | None = torch.float32) -> Tensor:
-    value = _forward(value)
+def _tensor(name: str, value, dtype: torch.dtype | None = torch.float32, expected="an array of numbers") -> Tensor:
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):  # as [..., ::-1] gives
+        value = np.ascontiguousarray(value)
     if isinstance(value, np.ndarray) and value.dtype == np.uint16:  # what a depth PNG holds; torch can't compare it
         value = value.astype(np.int32)
     try:
         return torch.as_tensor(np.asarray(value) if isinstance(value, (list, tuple)) else value, dtype=dtype).cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name}: expected an array of numbers, got {type(value).__name__}") from None
+        raise ValueError(f"{name}: expected {expected}, got {type(value).__name__}") from None

@@ -26,5 +26,5 @@ def check(trajectory, poses: int = 2, intrinsics: bool = True) -> None:
     assert (trajectory.intrinsics is not None) == intrinsics
     if intrinsics:  # of an image 400 wide and 200 high, whichever way the file has them
         expected = torch.tensor([[200.0, 180.0, 200.0, 120.0]]).expand(poses, 4)
-        size = (200, 400) if trajectory.size == (1, 1) else trajectory.size
+        size = (200, 400) if trajectory.size.max() == 1 else tuple(trajectory.size[0].tolist())
         torch.testing.assert_close(trajectory.cameras(size).resize((200, 400)).intrinsics, expected)

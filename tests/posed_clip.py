@@ -6,12 +6,10 @@ import json
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, Room
-from mirage_nb.data.recordings.pose_scale import scaled
-from mirage_nb.formats.readers import OPENGL
+from mirage_nb.formats.agreement import moved
+from mirage_nb.formats.trajectory import OPENGL
 from mirage_nb.viz.video import mp4_bytes
 
 SIZE = (48, 64)
@@ -28,7 +26,7 @@ def write_recording(folder: Path) -> Path:
     """The walk as `video.mp4`, with `transforms.json` in another unit."""
     folder.mkdir()
     (folder / "video.mp4").write_bytes(mp4_bytes(rendered_clip().frames))
-    write_transforms(folder / "transforms.json", scaled(rendered_clip().cameras, UNIT))
+    write_transforms(folder / "transforms.json", moved(rendered_clip().cameras, UNIT))
     return folder
 
 
@@ -47,15 +45,3 @@ def write_realestate10k(path: Path, cameras: Cameras) -> None:
     for index, (lens, pose) in enumerate(zip(normalised, cameras.w2c[:, :3].flatten(1).tolist())):
         lines.append(" ".join(map(str, [index * 33333, *lens, 0, 0, *pose])))
     path.write_text("\n".join(lines))
-
-
-class TrueDepth:
-    """A depth model that returns given depth (T, H, W), by the frames' order."""
-
-    def __init__(self, depth: torch.Tensor) -> None:
-        self.depth, self.at = depth, 0
-
-    def predict(self, pixels, intrinsics):
-        assert pixels.shape[1] == 3 and pixels.min() >= -1 and len(intrinsics) == len(pixels)
-        self.at += len(pixels)
-        return self.depth[self.at - len(pixels) : self.at]

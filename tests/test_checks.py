@@ -47,7 +47,7 @@ def scaled() -> torch.Tensor:
 
 
 BAD = {
-    "no image": (dict(image=None), "image: missing"),
+    "no image": (dict(image=None), "image: expected a path, a PIL image"),
     "image of a wrong kind": (dict(image={"a": 1}), "image: expected a path, a PIL image"),
     "image of floats": (dict(image=torch.rand(*SIZE, 3)), "image: expected (H, W, 3) uint8, got torch.float32"),
     "image in one colour": (dict(image=torch.zeros(SIZE, dtype=torch.uint8)), "image: expected (H, W, 3) uint8"),
@@ -114,19 +114,19 @@ def test_files_that_are_no_image(guarded, tmp_path):
     with pytest.raises(FileNotFoundError, match="image: no such file: .*nowhere.png"):
         guarded(tmp_path / "nowhere.png", c2w=PATH)
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(ValueError, match="image: .*text.png can't be read as an image"):
+    with pytest.raises(ValueError, match="image: .*text.png can't be read as a picture"):
         guarded(str(tmp_path / "text.png"), c2w=PATH)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)).save(tmp_path / "whole.png")
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="image: .*half.png can't be read as an image"):
+    with pytest.raises(ValueError, match="image: .*half.png can't be read as a picture"):
         guarded(tmp_path / "half.png", c2w=PATH)
 
 
 def test_w2c_passed_for_c2w_is_found_out_by_the_depth(guarded):
     cameras = camera(*(pose((0.1 * k, 0.0, -0.1 * k), (0.0, 0.12 * k, 0.0)) for k in range(5)), size=SIZE, focal=40.0)
     depth = box_depth(cameras)
-    with pytest.raises(ValueError, match="c2w: these seem to be world-to-camera"):
+    with pytest.raises(ValueError, match="c2w: expected c2w, OpenCV.*agree: .* do with --w2c$"):
         guarded(Image.new("RGB", SIZE[::-1]), c2w=cameras.w2c, intrinsics=cameras.intrinsics, depth=depth)
     with pytest.raises(AssertionError, match="a network ran"):
         guarded(Image.new("RGB", SIZE[::-1]), c2w=cameras.c2w, intrinsics=cameras.intrinsics, depth=depth)

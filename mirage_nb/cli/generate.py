@@ -26,9 +26,7 @@ def generate(
     frames: Annotated[int, typer.Option(min=2, max=LONGEST, help="Frames of the video.")] = 49,
     memory: Annotated[Kind, typer.Option(help="What is kept between segments.")] = "latent",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the noise.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Denoising steps a segment; else the model's.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps a segment.")] = None,
     model: Annotated[str | None, typer.Option(help="wan2.2, or a model's folder; by default the bundled one.")] = None,
     branch: Annotated[Path | None, typer.Option(help="Weights of Wan's memory branch (.safetensors).")] = None,
     lora: Annotated[Path | None, typer.Option(help="A LoRA for Wan (.safetensors).")] = None,
@@ -37,6 +35,13 @@ def generate(
     masked: Annotated[str | None, typer.Option(help="What it masks, as person,sky; by default the usual.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the video; by default the model's.")] = None,
     fov: Annotated[float | None, typer.Option(help="A photo's horizontal field of view, in degrees.")] = None,
+    axes: Annotated[Literal["opencv", "opengl"] | None, typer.Option(help="The camera's, in a recording.")] = None,
+    w2c: Annotated[bool | None, typer.Option(help="Whether a recording's matrices are world-to-camera.")] = None,
+    pose_unit: Annotated[float | None, typer.Option(help="Units of a position in a metre.")] = None,
+    depth_unit: Annotated[float | None, typer.Option(help="Units of a depth in a metre.")] = None,
+    depth_kind: Annotated[Literal["z", "ray", "inverse"] | None, typer.Option(help="What the depth is.")] = None,
+    scale: Annotated[float, typer.Option(min=1e-6, max=1e6, help="Metres of a unit of a path without depth.")] = 1.0,
+    allow_collisions: Annotated[bool, typer.Option(help="Don't warn of a path through a surface.")] = False,
     export: Annotated[str | None, typer.Option(help="nerfstudio, colmap, or both: data to train a splat on.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -53,17 +58,19 @@ def generate(
         claim(out, RESULTS, overwrite)
         from mirage_nb.checks import one_of
         from mirage_nb.cli.models import check_work, choose_masks, choose_model, load_model
-        from mirage_nb.data.inputs import choose_path, read_input
+        from mirage_nb.data.inputs import choose_path, read_input, warn_collisions
         from mirage_nb.formats.exports import EXPORTS, export_run
         from mirage_nb.segments import plan_segments
 
         quiet()
-        formats = tuple(one_of("export", name.strip(), EXPORTS) for name in export.split(",")) if export else ()
+        formats = [one_of("export", name.strip(), EXPORTS) for name in export.split(",")] if export else []
         choice = choose_model(model, size)
         check_work(choice, count, steps)
         mask_estimator = choose_masks(segmentation, masked)
-        walked = choose_path(path, action, trajectory, frames)
-        scene = read_input(source, walked, frames=frames, size=choice.size, fov=fov)
+        walked = choose_path(path, action, trajectory, frames, scale)
+        reading = dict(axes=axes, w2c=w2c, pose_unit=pose_unit, depth_unit=depth_unit, depth_kind=depth_kind)
+        options = dict(fov=fov, scale=scale, allow_collisions=allow_collisions, **reading)
+        scene = read_input(source, walked, frames=frames, size=choice.size, **options)
         depth = None if scene.depth is None else scene.depth[:1]
         plan_segments(len(scene.cameras), choice.new_frames, choice.stride)
         if scene.note:
@@ -79,6 +86,8 @@ def generate(
             generator=seed, num_inference_steps=steps or choice.steps, guidance_scale=guidance, output_type="uint8",
             output_dir=out / "run",
         )  # fmt: skip
+        if depth is None and scene.truth is None and not allow_collisions:  # where it is known, this came before
+            warn_collisions(result.depth[0].cpu(), scene.cameras)
         export_run(out, result.frames, scene.cameras[: len(result.frames)], result.depth, formats)
         report = _save_walk(out, result, scene.truth, memory)
         for name in ("closed_loop_psnr", "psnr_to_truth"):

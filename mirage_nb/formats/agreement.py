@@ -6,9 +6,7 @@ a surface that is lifted from one frame lies, in another frame, at the depth tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Literal
 
 import torch
@@ -23,9 +21,7 @@ MIN_LANDED = 0.2  # share of the points that must land in the other views: a few
 # Another reading is taken where it fits this well, better by so much, and misses less than so much of what was missed:
 # noise and what moves must not decide. Measured: right readings 0.90 (Kinect) to 1.00, wrong ones up to 0.93.
 FITS, MIN_GAIN, MISSES = 0.6, 0.03, 0.5
-SURE, CLOSE = 0.98, 0.85  # shares from which nothing else is tried, and no two changes at once
-TWICE = {"axes", "w2c", "depth_kind"}  # of two changes, one at least is of these: two units are one unit's error
-UNITS = {"pose_unit", "depth_unit"}
+SURE = 0.98  # share within the smallest of TOLERANCES from which no other reading is tried
 ROUGHLY = 0.4  # share that must fit within the largest of TOLERANCES, where no reading is better
 
 
@@ -60,8 +56,8 @@ class Reading:
 
 
 CHANGES = (
-    {"axes": "opengl"}, {"axes": "opencv"}, {"w2c": True}, {"w2c": False}, {"pose_unit": 1000}, {"pose_unit": 100},
-    *({"depth_unit": unit} for unit in (1, 100, 256, 1000, 5000, 6553.5, 10000)),
+    *({"axes": axes, "w2c": w2c} for axes in ("opencv", "opengl") for w2c in (False, True)),
+    {"pose_unit": 1000}, {"pose_unit": 100}, *({"depth_unit": u} for u in (1, 100, 256, 1000, 5000, 6553.5, 10000)),
     {"depth_kind": "ray"}, *({"depth_kind": "inverse", "depth_unit": unit} for unit in (1, 1000, 10000)),
 )  # fmt: skip
 
@@ -79,85 +75,69 @@ def read_as(reading: Reading, native: Reading, depth: Tensor, cameras: Cameras) 
     return depth, moved(Cameras(c2w, cameras.intrinsics, cameras.size), native.pose_unit / reading.pose_unit)
 
 
-def landings(depth: Tensor, cameras: Cameras, points: int, starts: int, factors: Tensor) -> Iterator[tuple]:
-    """Points lifted from each frame of a choice, seen in another frame, the way between the two times each factor.
-
-    Yields i, j; which pixels (H, W) of i were lifted; where they land, uv (F, P, 2); their z-depth (F, P) there; and
-    the depth that j measured there (F, P), 0 where it is unknown or they land outside.
-    """
-    (height, width), count = cameras.size, len(depth)
-    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
-    step = max(1, round((height * width / points) ** 0.5))
-    chosen = torch.zeros(height, width, dtype=torch.bool)
-    chosen[step // 2 :: step, step // 2 :: step] = True
-    gaps = {gap for gap in GAPS if gap < count} | {min(count - 1, GAPS[-1])} - {0}
-    pairs = {(i, i + gap) for gap in gaps for i in torch.linspace(0, count - 1 - gap, starts).long().tolist()}
-    for i, j in sorted(pairs | {(j, i) for i, j in pairs}):
-        use = chosen & (depth[i] > 0)
-        lifted = cameras[i].relative_to(cameras.c2w[i]).unproject(depth[i : i + 1])[0][use]  # (P, 3), i's axes
-        other = cameras[j].relative_to(cameras.c2w[i])[[0] * len(factors)]
-        uv, z = moved(other, factors[:, None]).project(lifted)
-        inside = (z > 0) & (uv >= 0).all(-1) & (uv[..., 0] < width) & (uv[..., 1] < height)
-        column, row = torch.where(inside[..., None], uv, 0.0).long().unbind(-1)
-        yield i, j, use, uv, z, torch.where(inside, depth[j][row, column], 0.0)
-
-
-def moved(cameras: Cameras, factor: float | Tensor) -> Cameras:
-    """The cameras, or the trajectory, with all positions multiplied by a factor, or by one each (N, 1)."""
+def moved(cameras: Cameras, factor: float) -> Cameras:
+    """The cameras, or the trajectory, with all positions multiplied by a factor."""
     c2w = cameras.c2w.clone()
     c2w[:, :3, 3] *= factor
     return replace(cameras, c2w=c2w)
 
 
-def agreement(depth: Tensor, cameras: Cameras, tolerances: Sequence[float] = TOLERANCES) -> Tensor:
+def agreement(depth: Tensor, cameras: Cameras) -> Tensor:
     """The shares, in [0, 1], of points lifted from a frame that lie at the depth which other frames measured there, up
-    to each of some relative differences.
+    to each of the relative differences in TOLERANCES.
 
     depth is (N, H, W) z-depth of N cameras; 0 = unknown. What moved or was hidden counts as a miss. The shares are 0
     where hardly a point lands in another frame.
     """
-    agreed, landed, total = torch.zeros(len(tolerances)), 0, 0
-    for *_, z, there in landings(depth, cameras, POINTS, 2, torch.ones(1)):
-        known = there > 0
-        off = (z[known] / there[known] - 1).abs()
-        agreed += (off < torch.tensor(tolerances)[:, None]).sum(1)
+    (height, width), count = cameras.size, len(depth)
+    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
+    step = max(1, round((height * width / POINTS) ** 0.5))
+    chosen = torch.zeros(height, width, dtype=torch.bool)
+    chosen[step // 2 :: step, step // 2 :: step] = True
+    gaps = {gap for gap in GAPS if gap < count} | {min(count - 1, GAPS[-1])} - {0}
+    pairs = {(i, i + gap) for gap in gaps for i in (0, count - 1 - gap)}
+    agreed, landed, total = torch.zeros(len(TOLERANCES)), 0, 0
+    for i, j in sorted(pairs | {(j, i) for i, j in pairs}):
+        both = cameras[[i, j]].relative_to(cameras.c2w[i])
+        lifted = both[0].unproject(depth[i : i + 1])[0][chosen & (depth[i] > 0)]  # (P, 3) in i's axes
+        uv, z = (x[0] for x in both[1].project(lifted))
+        inside = (z > 0) & (uv >= 0).all(-1) & (uv[:, 0] < width) & (uv[:, 1] < height)
+        column, row = uv[inside].long().unbind(1)
+        there = depth[j][row, column]
+        off = (z[inside] / there - 1).abs()[there > 0]
+        agreed += (off < torch.tensor(TOLERANCES)[:, None]).sum(1)
         landed += len(off)
-        total += z.numel()
-    return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(tolerances))
+        total += len(z)
+    return agreed / landed if landed > MIN_LANDED * total else torch.zeros(len(TOLERANCES))
 
 
-def check_reading(depth: Tensor, cameras: Cameras, native: Reading, reading: Reading | None = None) -> None:
-    """Raise ValueError where depth and poses disagree, with the options of the reading that fits, if there is one.
-
-    Readings that differ from the given one in one thing are tried, and, where none fits, in two.
+def check_reading(
+    depth: Tensor, cameras: Cameras, native: Reading, reading: Reading | None = None, where: str = ""
+) -> None:
+    """Raise ValueError where depth and poses disagree, with the options of the reading of CHANGES that fits.
 
     Args:
         depth: (T, H, W), the numbers that a file or an array holds; 0 = unknown.
         cameras: T, as `native` reads them.
         reading: what the user says, if not `native`.
+        where: what the message begins with.
     """
+    chosen, words, at = reading or native, "", -1
 
-    def fit(reading: Reading) -> Tensor:
-        return agreement(*read_as(reading, native, depth, cameras))
+    def fit(change: dict) -> Tensor:
+        return agreement(*read_as(replace(chosen, **change), native, depth, cameras))
 
-    chosen = reading = reading or native
-    changes = [x for x in CHANGES if replace(chosen, **x) != chosen]
-    pairs = [a | b for a, b in combinations(changes, 2) if a.keys() != b.keys() and (a | b).keys() & TWICE]
-    given = best = fit(chosen)
-    still = fit(replace(chosen, pose_unit=1e9))  # a unit that fits no better than a still camera is not told
-    shown = 0
-    for some, enough in ((changes, SURE), (pairs, CLOSE)):
-        if best[shown] >= enough:
-            break
-        share, change = max(((fit(replace(chosen, **x)), x) for x in some), key=lambda x: x[0].sum())
-        bar = torch.maximum(best, still) if change.keys() <= UNITS else best
-        better = (share > FITS) & (share > best + MIN_GAIN) & (1 - share < MISSES * (1 - bar))
-        if better.any():  # where the depth is noisy, at the larger differences only
-            reading, best, shown = replace(chosen, **change), share, int(better.nonzero()[0])
-    within = f"of the points fit within {TOLERANCES[shown]:.0%}"
-    if reading != chosen:
-        options = reading.options(native) or "the format's own reading"
-        shares = f"{given[shown]:.0%} {within} as they are read, {best[shown]:.0%} do with {options}"
-        raise ValueError(f"depth and poses do not agree: {shares}")
-    if 0 < given[-1] < ROUGHLY:
-        raise ValueError(f"depth and poses do not agree: {given[-1]:.0%} of the points fit within {TOLERANCES[-1]:.0%}")
+    given = fit({})
+    if given[0] < SURE:
+        changes = [x for x in CHANGES if replace(chosen, **x) != chosen]
+        share, change = max(((fit(x), x) for x in changes), key=lambda x: x[0].sum())
+        # A unit that fits no better than a still camera is not told.
+        bar = torch.maximum(given, fit({"pose_unit": 1e9})) if change.keys() <= {"pose_unit", "depth_unit"} else given
+        better = (share > FITS) & (share > given + MIN_GAIN) & (1 - share < MISSES * (1 - bar))
+        if better.any():
+            at = int(better.nonzero()[0])  # where the depth is noisy, at the larger differences only
+            options = replace(chosen, **change).options(native) or "the format's own reading"
+            words = f" as they are read, {share[at]:.0%} do with {options}"
+    if words or 0 < given[-1] < ROUGHLY:
+        within = f"{given[at]:.0%} of the points fit within {TOLERANCES[at]:.0%}"
+        raise ValueError(f"{where}depth and poses do not agree: {within}{words}")

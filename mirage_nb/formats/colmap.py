@@ -7,14 +7,15 @@ half-integers, as ours.
 import io
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from mirage_nb.formats import trajectory as common
 from mirage_nb.formats.agreement import Reading
-from mirage_nb.formats.readers import from_quaternions, invert, refuse_lens
-from mirage_nb.formats.trajectory import Trajectory, data_lines, find_pictures, is_number, read_text
+from mirage_nb.formats.trajectory import Trajectory, from_quaternions, invert
 
 # COLMAP's camera models in the order of their numbers: how many parameters each has, how many of these, the first ones,
 # are a pinhole's (f cx cy or fx fy cx cy; 0 = no pinhole), and which of `Trajectory.distortion` the others are.
@@ -41,30 +42,31 @@ def largest_model(files: list[Path]) -> Path:
 def read_colmap(path: Path) -> Trajectory:
     """The posed pictures of the model whose cameras are in this file."""
     cameras = _binary_cameras if path.suffix == ".bin" else _text_cameras
-    lenses = {number: camera for number, *camera in cameras(path)}
-    poses, rows, names, sizes, distortion = [], [], [], [], []
-    for *pose, number, name in _images_of(path):
-        if number not in lenses:
-            raise ValueError(f"a picture refers to camera {number}, which is not there")
-        model, width, height, *parameters = lenses[number]
-        count, pinhole, places = _MODELS.get(model, (None, 0, ()))
-        if not pinhole:
-            refuse_lens(model)
-        if len(parameters) != count:
-            raise ValueError(f"expected {count} parameters of {model}, got {len(parameters)}")
-        poses.append(pose)
-        rows.append([parameters[0], *parameters[pinhole - 3 : pinhole]])  # one focal length stands for both
-        k = dict(zip(places, parameters[pinhole:]))
-        distortion.append([k.get(place, 0.0) for place in range(6)])
-        names.append(name)
-        sizes.append((height, width))
-    if not poses:
+    known = {number: camera for number, *camera in cameras(path)}
+    if not (images := list(_images_of(path))):
         raise ValueError("it holds no poses")
-    poses, rows, distortion = (torch.tensor(x, dtype=torch.float64) for x in (poses, rows, distortion))
+    *poses, numbers, names = zip(*images)
+    if lost := set(numbers) - set(known):
+        raise ValueError(f"a picture refers to camera {lost.pop()}, which is not there")
+    lenses = {number: _lens(*known[number]) for number in set(numbers)}
+    rows, distortion, sizes = (torch.tensor([lenses[number][i] for number in numbers]) for i in range(3))
+    poses = torch.tensor(poses, dtype=torch.float64).T
     above = [folder.parent for folder in path.parents[:3] if folder.name in ("sparse", "colmap")]
     c2w = invert(from_quaternions(poses[:, [1, 2, 3, 0]], poses[:, 4:]))
-    pictures = find_pictures(names, above or [path.parent])
+    pictures = common.find_pictures(names, above or [path.parent])
     return Trajectory(c2w, rows, sizes, pictures, distortion=distortion, reading=Reading(w2c=True))
+
+
+def _lens(model: str, width: int, height: int, *parameters: float) -> tuple[list[float], list[float], list[int]]:
+    """fx, fy, cx, cy; the distortion; height and width."""
+    count, pinhole, places = _MODELS.get(model, (None, 0, ()))
+    if not pinhole:
+        common.refuse_lens(model)
+    if len(parameters) != count:
+        raise ValueError(f"expected {count} parameters of {model}, got {len(parameters)}")
+    k = dict(zip(places, parameters[pinhole:]))
+    row = [parameters[0], *parameters[pinhole - 3 : pinhole]]  # one focal length stands for both
+    return row, [k.get(place, 0.0) for place in range(6)], [height, width]
 
 
 def _images_of(cameras: Path) -> Iterator[tuple]:
@@ -74,15 +76,15 @@ def _images_of(cameras: Path) -> Iterator[tuple]:
 
 def _text_cameras(path: Path) -> Iterator[tuple]:
     """Number, model, width, height and parameters of each camera."""
-    for number, model, width, height, *parameters in map(str.split, data_lines(read_text(path))):
+    for number, model, width, height, *parameters in map(str.split, common.data_lines(common.read_text(path))):
         yield int(number), model, int(width), int(height), *map(float, parameters)
 
 
 def _text_images(path: Path) -> Iterator[tuple]:
     """A line for each picture; each is followed by a line of its points (x y number, ...), unless a script left them
     out."""
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines() if not line.startswith("#")]
-    points = any(words and len(words) % 3 == 0 and all(map(is_number, words)) for words in map(str.split, lines))
+    lines = [line.strip() for line in common.read_text(path).rstrip().splitlines() if not line.startswith("#")]
+    points = any(words and len(words) % 3 == 0 and all(map(common.is_number, words)) for words in map(str.split, lines))
     for line in lines[::2] if points else filter(None, lines):
         words = line.split(maxsplit=9)
         if len(words) != 10:
@@ -90,21 +92,16 @@ def _text_images(path: Path) -> Iterator[tuple]:
         yield *map(float, words[1:8]), int(words[8]), words[9]
 
 
-def _numbers_of(path: Path) -> Callable[[str], tuple]:
-    """A function that returns the next little-endian numbers of a file, given their form as in `struct`."""
-    file = io.BytesIO(path.read_bytes())
-
-    def take(form: str) -> tuple:
-        try:
-            return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))
-        except struct.error:
-            raise ValueError(f"{path.name} is truncated") from None
-
-    return take
+def _take(name: str, file: io.BytesIO, form: str) -> tuple:
+    """The next little-endian numbers of a file of that name, of a form as in `struct`."""
+    try:
+        return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))
+    except struct.error:
+        raise ValueError(f"{name} is truncated") from None
 
 
 def _binary_cameras(path: Path) -> Iterator[tuple]:
-    take = _numbers_of(path)
+    take = partial(_take, path.name, io.BytesIO(path.read_bytes()))
     for _ in range(take("Q")[0]):
         number, model, width, height = take("iiQQ")
         if not 0 <= model < len(_MODELS):
@@ -114,7 +111,7 @@ def _binary_cameras(path: Path) -> Iterator[tuple]:
 
 
 def _binary_images(path: Path) -> Iterator[tuple]:
-    take = _numbers_of(path)
+    take = partial(_take, path.name, io.BytesIO(path.read_bytes()))
     for _ in range(take("Q")[0]):
         _, *pose_and_camera = take("i7di")
         name = b"".join(iter(lambda: take("c")[0], b"\0"))

@@ -29,10 +29,10 @@ MAX_DEPTH = 65.535  # metres: what 16 bits of millimetres hold
 def export_run(
     folder: str | Path, frames: Tensor, cameras: Cameras, depth: Tensor, formats: Sequence[str] = EXPORTS
 ) -> list[Path]:
-    """Write the frames, poses, depth and surface of a run as training data of other tools.
+    """Write the frames, poses, depth and surface of a run as training data of other tools; returns their folders.
 
     Args:
-        folder: gets a folder for each of the formats; these are returned.
+        folder: gets a folder for each of the formats.
         frames: (T, H, W, 3) uint8.
         cameras: T cameras of the frames' size, metres.
         depth: (t, H, W) z-depth in metres of every s-th frame, T = s * (t - 1) + 1, as a run reports it; 0 = unknown.
@@ -60,10 +60,8 @@ def export_run(
 
 
 def surface_points(frames: Tensor, depth: Tensor, cameras: Cameras, count: int = MAX_POINTS) -> tuple[Tensor, Tensor]:
-    """At most `count` world points (P, 3) of frames (N, H, W, 3) with depth (N, H, W), and their colours (P, 3) uint8.
-
-    Pixels are taken at even steps over all frames, so the same call gives the same points.
-    """
+    """At most `count` world points (P, 3) of frames (N, H, W, 3) with depth (N, H, W), and their colours (P, 3) uint8,
+    at even steps over all pixels."""
     depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
     measured = depth.flatten().nonzero()[:, 0]
     if len(measured) > count:

@@ -1,13 +1,15 @@
-"""A reader for each format but COLMAP's.
+"""Camera trajectories in the formats of other tools: a reader for each but COLMAP's, and the table of them.
 
 A reader takes a file and brings what is in it to the conventions of `cameras.py`. Its docstring says what the format
 holds. Matrices alone do not say whether they are c2w or w2c (the inverse of an orbit to the left is an orbit to the
-right): the format does.
+right): the format does. To add one, write a reader and give it a line in `FORMATS`.
 """
 
 import math
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,20 +18,16 @@ import torch
 
 from mirage_nb.formats import trajectory as common
 from mirage_nb.formats.agreement import Reading
+from mirage_nb.formats.colmap import PLACES, largest_model, read_colmap
 from mirage_nb.formats.trajectory import OPENGL, Trajectory, as_matrices, from_opencv, from_quaternions, invert
 
 # Names of arrays in a NumPy archive: of MapAnything, the paper's code, MegaSaM, DUSt3R, ViPE; VGGT, Lyra, GEN3C.
 ARRAYS_C2W = ("camera_poses", "c2w", "cam2world", "poses_c2w", "cam_c2w", "cams2world")
 ARRAYS_W2C = ("w2c", "extrinsics", "extrinsic", "poses_w2c", "w2c_b44")
-PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE"}
-KINECT = [[525, 0, 319.5], [0, 525, 239.5], [0, 0, 1]]  # what TUM's authors say to take for their pictures
-IN_TIME = 0.02  # seconds between a picture of TUM and its pose or depth, as in its authors' tool
-
-
-def refuse_lens(name: str) -> None:
-    """Raise ValueError where a model of a lens is no pinhole with polynomial distortion."""
-    if name.upper() not in PINHOLES:
-        raise ValueError(f"the lens is {name}, expected a pinhole; undistort the pictures first")
+SUFFIXES = (".json", ".txt", ".npz", ".csv")  # of files that are looked into, in a folder
+UNNAMED = "bare matrices may be c2w or w2c: save them by that name, as np.savez(file, c2w=...)"
+HEAD = 100_000  # bytes of a text that are looked at to tell its format
+NANOSECONDS = 1e17  # a time stamp above is in nanoseconds since 1970, as EuRoC has it
 
 
 def _in_time(path: Path, columns: int) -> np.ndarray:
@@ -52,10 +50,10 @@ def read_spatia(path: Path) -> Trajectory:
     return Trajectory(c2w, torch.from_numpy(common.read_numbers(lens).reshape(1, -1)) if lens.exists() else None)
 
 
-def read_euroc(path: Path) -> Trajectory:
-    """Rows of 8: time in nanoseconds, x y z, qw qx qy qz of a camera."""
+def read_quaternions(columns: Sequence[int], path: Path) -> Trajectory:
+    """Rows of 8: time, x y z, and in the given columns qx qy qz qw, as TUM and EuRoC (of a camera) have them."""
     rows = _in_time(path, 8)
-    return Trajectory(from_quaternions(rows[:, [5, 6, 7, 4]], rows[:, 1:4]))
+    return Trajectory(from_quaternions(rows[:, columns], rows[:, 1:4]))
 
 
 def read_kitti(path: Path) -> Trajectory:
@@ -63,41 +61,9 @@ def read_kitti(path: Path) -> Trajectory:
     return Trajectory(as_matrices("c2w", common.read_numbers(path, 12).reshape(-1, 3, 4)))
 
 
-def read_tum(path: Path) -> Trajectory:
-    """Rows of 8: time, tx ty tz, qx qy qz qw. With `rgb.txt` and `depth.txt` (time, file) beside it: each picture with
-    the pose and the depth (1/5000 m) nearest in time. The folder has no calibration; its authors say which to take."""
-    rows, lists = _in_time(path, 8), [path.with_name("rgb.txt"), path.with_name("depth.txt")]
-    c2w = from_quaternions(rows[:, 4:], rows[:, 1:4])
-    if not all(file.exists() for file in lists):
-        return Trajectory(c2w)
-    lists = [[line.split()[:2] for line in common.data_lines(common.read_text(file))] for file in lists]
-    (times, pictures), (others, depths) = (([float(t) for t, _ in x], [path.parent / f for _, f in x]) for x in lists)
-    gaps = [np.abs(np.subtract.outer(times, other)) for other in (rows[:, 0], others)]
-    kept = np.flatnonzero(np.maximum(*(gap.min(1) for gap in gaps)) < IN_TIME)
-    pose, depth = (gap.argmin(1)[kept] for gap in gaps)
-    warnings.warn(f"{path.parent}: no calibration; its lens is taken for fx = fy = 525, cx = 319.5, cy = 239.5")
-    pictures, depths, reading = [pictures[i] for i in kept], [depths[i] for i in depth], Reading(depth_unit=5000)
-    return Trajectory(c2w[pose], from_opencv(KINECT), (480, 640), pictures, depths, reading=reading)
-
-
-def read_stray_scanner(path: Path) -> Trajectory:
-    """`odometry.csv` (time, frame, x y z, qx qy qz qw: c2w, OpenCV axes), `rgb.mp4`, `camera_matrix.csv` (3x3, for the
-    video's size), `depth/FRAME.png` (millimetres)."""
-    import av
-
-    rows, folder = common.read_numbers(path, 9, 13), path.parent
-    with av.open(str(folder / "rgb.mp4")) as container:
-        size = (container.streams.video[0].height, container.streams.video[0].width)
-    numbers, lens = rows[:, 1].astype(int).tolist(), from_opencv(common.read_numbers(folder / "camera_matrix.csv", 3))
-    depths = [folder / "depth" / f"{number:06d}.png" for number in numbers] if (folder / "depth").is_dir() else None
-    return Trajectory(from_quaternions(rows[:, 5:9], rows[:, 2:5]), lens, size, depths=depths, numbers=numbers)
-
-
 def read_matrices(patterns: Sequence[str], calibration: str, path: Path) -> Trajectory:
-    """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names.
-
-    Poses that are NaN or infinite (tracking lost) are left out with a warning.
-    """
+    """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names. Poses
+    that are NaN or infinite (tracking lost) are left out with a warning."""
     folder = path.parents[patterns[0].count("/")]
     poses, *files = ({x.name.split(".")[0]: x for x in folder.glob(pattern)} for pattern in patterns)
     names = sorted(poses, key=common.natural_order)
@@ -126,7 +92,7 @@ def read_nerfstudio(path: Path) -> Trajectory:
     content = common.read_json(path)
     frames = [{**content, **frame} for frame in content["frames"]]
     for frame in frames:
-        refuse_lens("an instant-ngp fisheye" if frame.get("is_fisheye") else frame.get("camera_model") or "OPENCV")
+        common.refuse_lens("a fisheye" if frame.get("is_fisheye") else frame.get("camera_model") or "OPENCV")
     c2w, files = as_matrices("transform_matrix", [frame["transform_matrix"] for frame in frames]) @ OPENGL, {}
     if all("file_path" in frame for frame in frames):
         files["pictures"] = common.find_pictures([frame["file_path"] for frame in frames], [path.parent])
@@ -141,7 +107,7 @@ def read_nerfstudio(path: Path) -> Trajectory:
     if not any(sizes) or not all("fl_x" in frame or "camera_angle_x" in frame for frame in frames):
         return Trajectory(c2w, **files)
     sizes = [size or next(filter(None, sizes)) for size in sizes]  # a picture that is lost is left out later
-    lens = torch.tensor([_lens(frame, *size) for frame, size in zip(frames, sizes)], dtype=torch.float64)
+    lens = torch.tensor([_lens(frame, *size) for frame, size in zip(frames, sizes)])
     k = [[float(frame.get(x) or 0) for x in ("k1", "k2", "k3", "k4", "p1", "p2")] for frame in frames]
     return Trajectory(c2w, lens, sizes, distortion=torch.tensor(k), **files)
 
@@ -156,78 +122,10 @@ def _lens(frame: dict, height: int, width: int) -> list[float]:
     return [fx, fy, frame.get("cx", width / 2), frame.get("cy", height / 2)]
 
 
-class Layout(NamedTuple):
-    """Where a JSON file (c) has its frames; the matrix of each (f); and its fx, fy, cx, cy (None: centred), w, h."""
-
-    frames: Callable
-    matrix: Callable
-    lens: Callable | None = None
-    reading: Reading = Reading()
-
-
-def _view_lens(f: dict, c: dict) -> list[float | None]:
-    refuse_lens(c.get("camera_type", "perspective"))
-    focal = c["render_height"] / 2 / math.tan(math.radians(f["fov"]) / 2)  # the height of the view in degrees
-    return [focal, focal, None, None, c["render_width"], c["render_height"]]
-
-
-LAYOUTS = {
-    # WorldScore's focal length is in pixels of a picture whose size depends on the model that is scored.
-    "worldscore": Layout(lambda c: c["cameras_interp"], lambda f: f, None, Reading("opengl")),
-    "camera path": Layout(
-        lambda c: c["camera_path"], lambda f: np.reshape(f["camera_to_world"], (4, 4)), _view_lens, Reading("opengl")
-    ),
-    "gaussian splatting": Layout(
-        lambda c: c, lambda f: np.column_stack([f["rotation"], f["position"]]),
-        lambda f, c: [f["fx"], f["fy"], None, None, f["width"], f["height"]],
-    ),
-    "uni3c": Layout(
-        lambda c: c["extrinsic"], lambda f: f,
-        lambda f, c: [*np.ravel(c["intrinsic"])[[0, 4, 2, 5]], c["width"], c["height"]], Reading(w2c=True),
-    ),
-    # K does not say for which size it is.
-    "worldplay": Layout(lambda c: [c[key] for key in sorted(c, key=int)], lambda f: f["extrinsic"]),
-    # Rows of qx qy qz qw x y z with ARKit's axes, K in columns; pictures, in `rgb` or `rgbd`, in the same order.
-    "record3d": Layout(
-        lambda c: c["poses"], lambda f: from_quaternions([f[:4]], [f[4:]])[0].tolist(),
-        lambda f, c: [*np.take(c["K"], [0, 4, 6, 7]), c["w"], c["h"]], Reading("opengl"),
-    ),
-    "polycam": Layout(
-        lambda c: c, lambda f: [[f[f"t_{i}{j}"] for j in range(4)] for i in range(3)],
-        lambda f, c: [f[x] for x in ("fx", "fy", "cx", "cy", "width", "height")], Reading("opengl"),
-    ),
-}  # fmt: skip
-
-
-def read_layout(name: str, path: Path, content=None, **files) -> Trajectory:
-    """The path in a file of one of LAYOUTS, or in its content."""
-    layout, content = LAYOUTS[name], common.read_json(path) if content is None else content
-    frames = layout.frames(content)
-    c2w = as_matrices("poses", [layout.matrix(frame) for frame in frames])
-    c2w = invert(c2w) if layout.reading.w2c else c2w
-    c2w = c2w @ OPENGL if layout.reading.axes == "opengl" else c2w
-    if layout.lens is None:
-        return Trajectory(c2w, reading=layout.reading)
-    rows = [layout.lens(frame, content) for frame in frames]
-    lens = [[fx, fy, w / 2 if cx is None else cx, h / 2 if cy is None else cy] for fx, fy, cx, cy, w, h in rows]
-    sizes = [(int(h), int(w)) for *_, w, h in rows]
-    return Trajectory(c2w, torch.tensor(lens, dtype=torch.float64), sizes, reading=layout.reading, **files)
-
-
-def read_polycam(path: Path) -> Trajectory:
-    """`keyframes/cameras/N.json`, `images/N.jpg`, `depth/N.png` (millimetres); or `corrected_cameras`, `_images`."""
-    home, images = path.parents[1], path.parent.name.replace("cameras", "images")
-    files = sorted(path.parent.glob("*.json"), key=common.natural_order)
-    depths = [home / "depth" / f"{file.stem}.png" for file in files] if (home / "depth").is_dir() else None
-    pictures, content = [home / images / f"{x.stem}.jpg" for x in files], [common.read_json(x) for x in files]
-    return read_layout("polycam", path, content, pictures=pictures, depths=depths)
-
-
-def read_npy(path: Path) -> Trajectory:
-    """LingBot-World's `poses.npy`, (T, 4, 4) c2w; the `intrinsics.npy` beside it doesn't say for which size it is."""
-    if path.name != "poses.npy" or not path.with_name("intrinsics.npy").exists():
-        raise ValueError("a bare array may be c2w or w2c: save it by that name, np.savez(file, c2w=...)")
-    return Trajectory(as_matrices("poses", np.load(path, allow_pickle=False)))
+def read_worldscore(path: Path) -> Trajectory:
+    """c2w matrices, OpenGL axes. The focal length is for a picture whose size depends on the model that is scored."""
+    c2w = as_matrices("poses", common.read_json(path)["cameras_interp"]) @ OPENGL
+    return Trajectory(c2w, reading=Reading("opengl"))
 
 
 def read_geometry(path: Path) -> Trajectory:
@@ -254,8 +152,91 @@ def read_geometry(path: Path) -> Trajectory:
         raise ValueError(f"intrinsics: expected (3, 3) or ({len(c2w)}, 3, 3), got {k.shape}")
     if (rows[:, 2:] < 1.5).all():
         return Trajectory(c2w, rows - torch.tensor([0, 0, 0.5, 0.5]))
-    size = size or ([] if depth is None else list(depth.shape[1 + (depth.ndim == 5) :][:2]))  # 5: a batch of one
-    if len(size) == 2 and (rows[:, 2:] >= torch.tensor(size).flip(0)).any():
+    size = size or ([] if depth is None else depth.shape[1 + (depth.ndim == 5) :][:2])  # 5: a batch of one
+    fits = len(size) == 2 and (rows[:, 2:] < torch.tensor(size).flip(0)).all()
+    if len(size) == 2 and not fits:
         warnings.warn(f"{path}: the intrinsics are not for the size of the depth maps, {size[1]}x{size[0]}; left out")
-        return Trajectory(c2w)
-    return Trajectory(c2w, rows, (size[0], size[1])) if len(size) == 2 else Trajectory(c2w)
+    return Trajectory(c2w, rows, size) if fits else Trajectory(c2w)
+
+
+class Format(NamedTuple):
+    """read(file): its `Trajectory`. files: patterns of the file's name in a folder. signs: what tells the format of a
+    file with another name, see `_signs`; one of them is enough."""
+
+    read: Callable[[Path], Trajectory]
+    files: Sequence[str] = ()
+    signs: Sequence[str | int] = ()
+
+
+ARRAYS = [f"{name}.npy" for name in (*ARRAYS_C2W, *ARRAYS_W2C, "inds")]
+SEVEN_SCENES, SCANNET = ("*.pose.txt", "*.color.*", "*.depth.*"), ("pose/*.txt", "color/*", "depth/*")
+FORMATS: dict[str, Format] = {  # in a folder, the first one that fits is taken
+    "7-scenes": Format(partial(read_matrices, SEVEN_SCENES, "camera-intrinsics.txt"), SEVEN_SCENES[:1]),
+    "scannet": Format(partial(read_matrices, SCANNET, "intrinsic/intrinsic_color.txt"), SCANNET[:1]),
+    "nerfstudio": Format(read_nerfstudio, ["transforms.json", "transforms_train.json"], ["frames"]),
+    "worldscore": Format(read_worldscore, ["camera_data.json"], ["cameras_interp"]),
+    "colmap": Format(read_colmap, PLACES),
+    "spatia": Format(read_spatia, ["w2c.txt"], ["[["]),
+    "geometry": Format(read_geometry, [], ARRAYS),
+    "realestate10k": Format(read_realestate10k, [], [19]),
+    "euroc": Format(partial(read_quaternions, [5, 6, 7, 4]), [], ["qw first"]),
+    "kitti": Format(read_kitti, [], [12]),
+    "tum": Format(partial(read_quaternions, [4, 5, 6, 7]), ["groundtruth.txt"], [8]),
+}
+
+
+def _signs(file: Path) -> set[str | int]:
+    """The keys of JSON, the arrays in an archive, or the number of columns of a text and what its brackets and heading
+    tell."""
+    if file.suffix == ".json":
+        content = common.read_json(file)
+        return set(content) if isinstance(content, dict) else set()
+    if file.suffix == ".npz":
+        with zipfile.ZipFile(file) as archive:
+            return set(archive.namelist())
+    text = common.read_text(file, HEAD).strip()
+    if text.startswith("[["):
+        return {"[["}
+    try:
+        first = [float(word) for word in next(common.data_lines(text), "").split()]
+    except ValueError:
+        return set()
+    heading = text.split("\n", 1)[0].lower()
+    qw_first = len(first) == 8 and (0 <= heading.find("qw") < heading.find("qx") or first[0] > NANOSECONDS)
+    return {"qw first" if qw_first else len(first)}
+
+
+def _find(path: Path) -> tuple[Format, Path]:
+    """The format, and the file: the path itself, or that of a folder which has a format's name, or the only one which
+    has a format's signs."""
+    folder = path.is_dir()
+    files = [file for file in sorted(path.glob("[!.]*")) if file.suffix in SUFFIXES] if folder else [path]
+    for format in FORMATS.values():
+        named = (sorted(path.glob(pattern)) if folder else [path] * path.match(pattern) for pattern in format.files)
+        if named := [file for some in named for file in some if file.name[0] != "."]:
+            return format, largest_model(named) if format.read is read_colmap else named[0]
+    signs = {file: _signs(file) for file in files}
+    found = {file: format for file in files for format in FORMATS.values() if signs[file].intersection(format.signs)}
+    if len(found) == 1:
+        return next((format, file) for file, format in found.items())
+    names = ", ".join(file.name for file in found) or f"none ({UNNAMED})"
+    raise ValueError(f"expected a file in one of the formats {', '.join(FORMATS)}; found {names}")
+
+
+def load_trajectory(path: str | Path) -> Trajectory:
+    """Read the camera trajectory of a file, or of a folder that holds one; the content tells the format. Poses come in
+    the order of their pictures' names, if there are any. ValueError where the format is unknown, a line cannot be read,
+    or a pose is not rigid; the message names the file."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"trajectory: no such file or folder: {path}")
+    try:
+        format, file = _find(path)
+        trajectory = format.read(file)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{error} is missing" if isinstance(error, KeyError) else f"it is malformed ({error})"
+        message = error if isinstance(error, ValueError) else message
+        raise ValueError(f"trajectory: {path}: {message}") from error
+    if not trajectory.pictures:
+        return trajectory
+    return trajectory[sorted(range(len(trajectory)), key=lambda i: common.natural_order(trajectory.pictures[i]))]

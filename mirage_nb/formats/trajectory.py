@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from os.path import commonprefix
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mirage_nb.formats.agreement import Reading
 
 # From OpenCV's camera axes to those of OpenGL and Blender (y up, z back), and from those to OpenCV's.
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+PINHOLES = {"OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"}
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 HOMES = ("images", "rgb", "color", ".", "images_2", "images_4", "images_8", "rgbd")  # of pictures; the largest first
 SAME_ASPECT = 0.02  # relative difference of two aspect ratios that rounding and padding explain
@@ -34,36 +36,28 @@ class Trajectory:
     Args:
         c2w: (T, 4, 4) rigid camera-to-world matrices, OpenCV axes, in the unit of the file.
         intrinsics: (T, 4) or (1, 4) rows `fx, fy, cx, cy` in pixels of `size`; None if there are none of a known size.
-        size: (height, width) of the images that the intrinsics are for, or a list of T of them; (1, 1) if normalised.
+        size: (T, 2) or (2,) height and width of the images that the intrinsics are for; 1, 1 if normalised.
         pictures, depths: the image file and the depth file of each pose, if there are any.
-        numbers: which frame of the video each pose belongs to, if the file says so.
         distortion: (T, 6) k1 k2 k3 k4 p1 p2 of the lens, see `undistort`; None if it is a pinhole.
         reading: what the format says of axes, matrices and units, by which `c2w` was read; `depths` are as stored.
     """
 
     c2w: Tensor
     intrinsics: Tensor | None = None
-    size: tuple[int, int] | list[tuple[int, int]] = (1, 1)
+    size: Tensor | Sequence = (1, 1)
     pictures: list[Path] | None = None
     depths: list[Path] | None = None
-    numbers: list[int] | None = None
     distortion: Tensor | None = None
     reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         if not len(self.c2w):
             raise ValueError("it holds no poses")
-        sizes = self.size if isinstance(self.size, list) else [self.size] * len(self.c2w)
-        lens = torch.tensor([[w, h, w / 2, h / 2] for h, w in sizes])  # any lens will do: poses are checked
-        lens = lens if self.intrinsics is None else torch.as_tensor(self.intrinsics).expand(len(sizes), 4)
-        for size in set(sizes):
-            rows = [i for i, other in enumerate(sizes) if other == size]
-            Cameras(self.c2w[rows], lens[rows], size)  # raises where they are not a camera's
-        object.__setattr__(self, "c2w", self.c2w.float())
-        object.__setattr__(self, "intrinsics", None if self.intrinsics is None else lens.float())
-        object.__setattr__(self, "size", sizes[0] if len(set(sizes)) == 1 else sizes)
-        if self.distortion is not None and not self.distortion.any():
-            object.__setattr__(self, "distortion", None)
+        size, any_lens = torch.as_tensor(self.size).expand(len(self.c2w), 2), torch.tensor([1, 1, 0.5, 0.5])
+        lens = None if self.intrinsics is None else torch.as_tensor(self.intrinsics).float().expand(len(size), 4)
+        Cameras(self.c2w, any_lens if lens is None else lens / size[:, [1, 0, 1, 0]], (1, 1))  # raises if it is none
+        bent = None if self.distortion is None or not self.distortion.any() else self.distortion
+        vars(self).update(c2w=self.c2w.float(), intrinsics=lens, size=size, distortion=bent)
 
     def __len__(self) -> int:
         return len(self.c2w)
@@ -74,21 +68,18 @@ class Trajectory:
         return replace(self, **parts, **{k: [v[i] for i in numbers] for k, v in values if isinstance(v, list)})
 
     def cameras(self, size: tuple[int, int]) -> Cameras:
-        """The cameras of images of this (height, width), before any crop.
-
-        ValueError where it has no intrinsics, or has them for images of another aspect ratio.
-        """
+        """The cameras of images of this (height, width), before any crop. ValueError where it has no intrinsics, or has
+        them for images of another aspect ratio."""
         if self.intrinsics is None:
             raise ValueError("trajectory: it has no intrinsics, or does not say for which image size they are")
-        own = torch.tensor(self.size).expand(len(self), 2)
-        for height, width in set(map(tuple, own.tolist())) - {(1, 1)}:
+        for height, width in set(map(tuple, self.size.tolist())) - {(1, 1)}:
             if not same_aspect((height, width), size):
                 why = "turned?" if same_aspect((width, height), size) else "cropped?"
                 sizes = f"for {width}x{height}, the picture is {size[1]}x{size[0]}"
                 raise ValueError(f"trajectory: the intrinsics are {sizes} ({why})")
-        rows = self.intrinsics * (torch.tensor(size) / own)[:, [1, 0, 1, 0]]
+        rows = self.intrinsics * (torch.tensor(size) / self.size)[:, [1, 0, 1, 0]]
         ratio = (rows[:, 1] / rows[:, 0]).log().abs().max().exp().item()
-        if self.size == (1, 1) and ratio > SQUARE:
+        if self.size.max() == 1 and ratio > SQUARE:
             pixels = f"pixels {ratio:.2f} times as long as short in a picture of {size[1]}x{size[0]}"
             warnings.warn(f"trajectory: its normalised lens makes {pixels}: is it another picture's?", stacklevel=3)
         return Cameras(self.c2w, rows, size)
@@ -109,6 +100,12 @@ def same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return abs(a[1] * b[0] / a[0] - b[1]) <= max(1.0, SAME_ASPECT * b[1])
 
 
+def refuse_lens(name: str) -> None:
+    """Raise ValueError where a model of a lens is no pinhole with polynomial distortion."""
+    if name.upper() not in PINHOLES:
+        raise ValueError(f"the lens is {name}, expected a pinhole; undistort the pictures first")
+
+
 def natural_order(path: Path | str) -> list[str | int]:
     """A key that sorts files by name, with 2 before 10."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", str(path)))]
@@ -124,18 +121,15 @@ def find_pictures(names: Sequence[str], roots: Sequence[Path]) -> list[Path]:
     """The file of each name, whatever folder and ending it was written with; of several, the one that shares most of
     its folders. Names without a file stay paths in the first root. ValueError where two names have one file."""
     names = [Path(name.replace("\\", "/")) for name in names]
-    above = {name.parent: None for name in names}
+    above = dict.fromkeys(name.parent for name in names)
     homes = dict.fromkeys([Path(*x.parts[i:]) for x in above for i in range(len(x.parts))] + [Path(x) for x in HOMES])
     for root in roots:
         known: dict[str, list[Path]] = {}
-        for home in homes:
-            for file in sorted((root / home).glob("[!.]*")):
-                if file.suffix.lower() in PICTURES:
-                    known.setdefault(_bare(file), []).append(file)
+        for file in (file for home in homes for file in sorted((root / home).glob("[!.]*"))):
+            if file.suffix.lower() in PICTURES:
+                known.setdefault(_bare(file), []).append(file)
         exact = [root / name for name in names]
-        found = [
-            x if x.is_file() else max(known.get(_bare(x), [x]), key=lambda file: _shared(file, x)) for x in exact
-        ]  # fmt: skip
+        found = [max(known.get(_bare(x), [x]), key=partial(_likeness, x)) for x in exact]
         there = [file for file in found if file.is_file()]
         if len(set(there)) < len(there):
             raise ValueError("the names of two poses fit one picture")
@@ -149,9 +143,9 @@ def _bare(file: Path) -> str:
     return file.stem if file.suffix.lower() in PICTURES else file.name
 
 
-def _shared(a: Path, b: Path) -> int:
-    """How many folders, from the last on, two files have in common."""
-    return len(commonprefix([a.parts[-2::-1], b.parts[-2::-1]]))
+def _likeness(a: Path, b: Path) -> tuple[bool, int]:
+    """Whether two files are the same one, and how many folders, from the last on, they have in common."""
+    return a == b, len(commonprefix([a.parts[-2::-1], b.parts[-2::-1]]))
 
 
 def read_text(path: Path, size: int = -1) -> str:

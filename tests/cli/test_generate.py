@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mirage_nb.cli import app
+from mirage_nb.data import Room
 from mirage_nb.memory.grid import LatentGrid
 from mirage_nb.pipeline import MiragePipeline
 
@@ -61,6 +63,30 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
     assert report["segments"][0]["tokens"] > 0
 
 
+def test_a_recording_is_read_as_the_options_say(model, tmp_path):
+    """Stored in 1/5000 m: refused with the option that mends it, which then does. A path in another unit is told."""
+    room, folder = Room(5, moving=0), tmp_path / "recording"
+    clip = room.render(room.walk(6, size=(48, 64)))
+    folder.mkdir()
+    for i in range(6):
+        np.savetxt(folder / f"{i}.pose.txt", clip.cameras.c2w[i])
+        Image.fromarray(clip.frames[i].numpy()).save(folder / f"{i}.color.png")
+        Image.fromarray((clip.depth[i] * 5000).round().numpy().astype(np.uint16)).save(folder / f"{i}.depth.png")
+    fx, fy, cx, cy = clip.cameras.intrinsics[0].tolist()
+    np.savetxt(folder / "camera-intrinsics.txt", [[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    call = ["generate", folder, "--frames", 5, "--steps", 1, "--model", model, "--out", tmp_path / "out"]
+    code, text = run(*call)
+    assert code == 2 and "--depth-unit 5000" in text, text
+    code, text = run(*call, "--depth-unit", 5000)
+    assert code == 0 and "warning" not in text, text
+    (tmp_path / "path.txt").write_text("0 0 0 0 0 0 0 1\n1 0 0 9 0 0 0 1\n2 0 0 18 0 0 0 1")
+    call[-1] = tmp_path / "walk"
+    for options, told in ([], True), (["--allow-collisions"], False), (["--scale", 0.01], False):
+        shutil.rmtree(tmp_path / "walk", ignore_errors=True)
+        walked = run(*call, "--depth-unit", 5000, "--trajectory", tmp_path / "path.txt", *options)
+        assert walked[0] == 0 and ("warning: path: it " in walked[1]) == told, walked[1]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -70,6 +96,8 @@ def test_generate_from_a_plain_photo_says_how_far_to_trust_its_depth(model, tmp_
         (["room:3", "--path", "push_in", "--action", "w-3"], "path"),
         (["room:3", "--frames", "6", "--action", "w-zero"], "w-zero"),
         (["room:3", "--trajectory", "nowhere.txt"], "nowhere.txt"),
+        (["room:3", "--axes", "opengl"], "INPUT"),
+        (["room:3", "--scale", "0"], "scale"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, words, model, tmp_path):

@@ -32,7 +32,7 @@ def test_a_part_of_a_trajectory():
     whole = Trajectory(c2w, rows, (20, 20), pictures=list("abcd"))
     for part, expected in ((whole[1:3], [1, 2]), (whole[[3, 0]], [3, 0]), (whole[-1:], [3])):
         assert torch.equal(part.c2w, c2w[expected]) and torch.equal(part.intrinsics, rows[expected])
-        assert part.pictures == ["abcd"[i] for i in expected] and part.size == (20, 20)
+        assert part.pictures == ["abcd"[i] for i in expected] and part.size[0].tolist() == [20, 20]
 
 
 def test_intrinsics_that_are_missing():
@@ -80,7 +80,7 @@ def test_tum(tmp_path):
 def test_7scenes(tmp_path):
     trajectory = load_trajectory(write_7scenes(tmp_path))
     known_camera.check(trajectory)
-    assert trajectory.size == (100, 100) and trajectory.pictures[0] == tmp_path / "frame-000000.color.png"
+    assert trajectory.size[0].tolist() == [100, 100] and trajectory.pictures[0] == tmp_path / "frame-000000.color.png"
     (tmp_path / "camera-intrinsics.txt").unlink()
     known_camera.check(load_trajectory(tmp_path), intrinsics=False)
 
@@ -262,45 +262,17 @@ def test_bad_archives(arrays, message, tmp_path):
 
 # ------------------------------------------------------------------------------------ one camera in the others' formats
 
-C2W = known_camera.C2W.tolist()
-ROW = " ".join(str(x) for row in C2W[:3] for x in row)
-KNOWN_K = [[50, 0, 50], [0, 90, 60], [0, 0, 1]]  # of 100x100
-WIDTH_HEIGHT = {"width": 100, "height": 100}
-POLYCAM = {f"t_{i}{j}": known_camera.OPENGL_C2W[i][j] for i in range(3) for j in range(4)}
-VIEW = {"camera_to_world": sum(known_camera.OPENGL_C2W, []), "fov": math.degrees(2 * math.atan(1 / 2))}
+ROW = " ".join(str(x) for row in known_camera.C2W.tolist()[:3] for x in row)
 
 
 @pytest.mark.parametrize(
-    "name, content, intrinsics",
+    "name, content",
     [
-        ("poses.txt", f"{ROW}\n{ROW}", False),
-        ("data.csv", f"#timestamp [ns],x,y,z,qw,qx,qy,qz\n2,1,2,3,{H},0,{H},0\n1,1,2,3,{H},0,{H},0\n", False),
-        ("data.csv", f"1305031102175303936,1,2,3,{H},0,{H},0\n" * 2, False),
-        ("a.json", {str(i): {"extrinsic": C2W, "K": KNOWN_K} for i in (1, 0)}, False),
-        ("a.json", {"extrinsic": [known_camera.W2C] * 2, "intrinsic": KNOWN_K} | WIDTH_HEIGHT, True),
-        (
-            "a.json",
-            {"K": [50, 0, 0, 0, 90, 0, 50, 60, 1], "w": 100, "h": 100, "poses": [[H, 0, -H, 0, 1, 2, 3]] * 2},
-            True,
-        ),
-        ("keyframes/cameras/{}.json", POLYCAM | {"fx": 50, "fy": 90, "cx": 50, "cy": 60} | WIDTH_HEIGHT, True),
+        ("poses.txt", f"{ROW}\n{ROW}"),
+        ("data.csv", f"#timestamp [ns],x,y,z,qw,qx,qy,qz\n2,1,2,3,{H},0,{H},0\n1,1,2,3,{H},0,{H},0\n"),
+        ("data.csv", f"1305031102175303936,1,2,3,{H},0,{H},0\n" * 2),
     ],
 )
-def test_the_known_camera_in(name, content, intrinsics, tmp_path):
-    for number in (10, 9) if "{}" in name else (0,):
-        file = tmp_path / name.format(number)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content if isinstance(content, str) else json.dumps(content))
-    known_camera.check(load_trajectory(tmp_path), intrinsics=intrinsics)
-
-
-def test_lenses_that_are_centred(tmp_path):
-    """Splatting's cameras, and a view whose height is as large as its distance."""
-    camera = {"position": [1, 2, 3], "rotation": [row[:3] for row in C2W[:3]], "fx": 50, "fy": 90, "img_name": "0"}
-    path = {"render_height": 90, "render_width": 160, "camera_path": [VIEW]}
-    for content, lens in (([camera | WIDTH_HEIGHT], [50, 90, 50, 50]), (path, [90, 90, 80, 45])):
-        trajectory = load_trajectory(write_json(tmp_path / "a.json", content))
-        torch.testing.assert_close(trajectory.c2w[0], known_camera.C2W)
-        assert trajectory.intrinsics[0].tolist() == pytest.approx(lens)
-    with pytest.raises(ValueError, match="the lens is equirectangular"):
-        load_trajectory(write_json(tmp_path / "a.json", path | {"camera_type": "equirectangular"}))
+def test_the_known_camera_in(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    known_camera.check(load_trajectory(tmp_path), intrinsics=False)

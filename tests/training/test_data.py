@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,7 +68,10 @@ def test_held_out_rooms_are_refused(tmp_path):
 
 
 def test_posed_video_becomes_walks_once(recording, clip, tmp_path):
-    sources, options = [recording, str(tmp_path / "nothing")], dict(num_frames=9, size=SIZE)
+    sources, options = [recording, str(tmp_path / "nothing")], dict(num_frames=9, size=SIZE, scale=1.0)
+    for scale, message in ((None, r"has no depth.*\(--scale\)"), (9.0, r"does not fit.* units of 9 m.*\(--scale\)")):
+        refused = import_recordings([recording], tmp_path / "no", ExactDepth(clip.depth), **options | {"scale": scale})
+        assert re.search(message, refused[recording]), refused
     report = import_recordings(sources, tmp_path / "walks", ExactDepth(clip.depth), **options)
     assert report[sources[0]] == "2 walks" and report[sources[1]].startswith("left out: ")
     walks = Walks(tmp_path / "walks")
@@ -84,10 +89,10 @@ def test_posed_video_becomes_walks_once(recording, clip, tmp_path):
 
 def test_frames_with_hardly_any_depth_are_left_out(clip, tmp_path, monkeypatch):
     """A fifth of the pixels measured is too little, a half is enough."""
-    (tmp_path / "frame.depth.png").touch()
     for share, walks in ((0.2, 1), (0.5, 2)):
         depth = clip.depth.clamp(min=1.0)
         depth[3, :, round(share * SIZE[1]) :] = 0
+        monkeypatch.setattr(data, "load_recording", lambda source: SimpleNamespace(depths=["frame.depth.png"]))
         monkeypatch.setattr(data, "read_rgbd", lambda source, size: Clip(clip.frames, depth, clip.cameras))
         report = import_recordings([str(tmp_path)], tmp_path / str(share), None, num_frames=9, size=SIZE)
         assert report == {str(tmp_path): f"{walks} walks"}

@@ -24,8 +24,8 @@ def read_posed_video(
 
     A folder holds pictures, or one video file; and a trajectory with intrinsics in a format of `mirage_nb.formats`. The
     trajectory of a video file has the same name (`clip.mp4`, `clip.txt`), or is the only one in its folder. Pictures
-    that a trajectory names are found by name, whatever their folder and ending; those that are missing are left out,
-    with a warning. Other pictures, and the frames of a video, stand one for each pose in their order.
+    that it names are found whatever their folder and ending; missing ones are left out, with a warning. Other pictures,
+    and the frames of a video, stand one for each pose in their order.
 
     Args:
         size: (height, width) of the result; frames are undistorted, centre-cropped and resized.
@@ -34,17 +34,8 @@ def read_posed_video(
     Returns:
         (T, H, W, 3) uint8, and T cameras in the trajectory's own unit.
     """
-    trajectory = load_recording(source)
-    images, trajectory = posed_frames(source, trajectory, frames)
-    kept, cameras = [], []
-    for index, image in enumerate(images):
-        camera = trajectory[[index]].cameras((image.height, image.width))
-        if trajectory.distortion is not None:
-            image, camera = undistort(image, camera, trajectory.distortion[index])
-        image, camera = centre_crop_resize(image, camera, size)
-        kept.append(image)
-        cameras.append(camera)
-    return torch.stack(kept), Cameras.cat(cameras)
+    images, cameras = zip(*(centre_crop_resize(*seen, size) for seen in posed_frames(source, frames)[1]))
+    return torch.stack(images), Cameras.cat(cameras)
 
 
 def load_recording(source: str | Path) -> Trajectory:
@@ -59,29 +50,31 @@ def load_recording(source: str | Path) -> Trajectory:
     return load_trajectory(namesakes[0] if namesakes else source if source.is_dir() else source.parent)
 
 
-def posed_frames(
-    source: str | Path, trajectory: Trajectory, frames: slice = slice(None)
-) -> tuple[Iterator[Image.Image], Trajectory]:
-    """The pictures of some poses of a trajectory, one at a time, since a recording may be long; and these poses."""
-    source = Path(source)
-    videos, named = _videos(source), source.is_dir() and any(p.is_file() for p in trajectory.pictures or [])
-    total = None if trajectory.numbers else len(trajectory)
-    if not videos and not trajectory.pictures:
-        homes = (p for p in (source / home for home in HOMES) if p.is_dir())
-        found = next(filter(None, ([p for p in home.iterdir() if p.suffix.lower() in PICTURES] for home in homes)), [])
-        if not found:
+def posed_frames(source: str | Path, frames: slice) -> tuple[Trajectory, Iterator[tuple[Image.Image, Cameras]]]:
+    """Some poses of a recording, and their pictures without distortion, with their cameras: one at a time, since a
+    recording may be long."""
+    source, recorded = Path(source), load_recording(source)
+    videos, pictures, total = _videos(source), recorded.pictures, len(recorded)
+    if videos and not (source.is_dir() and any(picture.is_file() for picture in pictures or [])):
+        pictures = None
+    elif not pictures:
+        folders = ([p for p in (source / home).glob("*") if p.suffix.lower() in PICTURES] for home in HOMES)
+        pictures = sorted(next(filter(None, folders), []), key=natural_order)
+        if not pictures:
             raise FileNotFoundError(f"{source}: no frames; expected a video ({', '.join(VIDEOS)}) or pictures")
-        if len(found) != len(trajectory):
-            poses = f"{len(found)} and {len(trajectory)} poses"
-            raise ValueError(f"{source}: expected a pose for each frame, got {poses}")
-        trajectory = replace(trajectory, pictures=sorted(found, key=natural_order))
-    elif videos and not named:
-        trajectory = replace(trajectory, pictures=None, numbers=trajectory.numbers or list(range(len(trajectory))))
-    trajectory = trajectory.existing()
-    if not range(len(trajectory))[frames]:
-        raise ValueError(f"frames: {frames} selects none of the {len(trajectory)} frames")
-    chosen = trajectory[frames]
-    return map(open_picture, chosen.pictures) if chosen.pictures else _decode(videos[0], chosen.numbers, total), chosen
+        if len(pictures) != total:
+            raise ValueError(f"{source}: expected a pose for each frame, got {len(pictures)} and {total} poses")
+    recorded = replace(recorded, pictures=pictures).existing()
+    if not (wanted := range(len(recorded))[frames]):
+        raise ValueError(f"frames: {frames} selects none of the {len(recorded)} frames")
+    chosen = recorded[frames]
+    images = map(open_picture, chosen.pictures) if pictures else _decode(videos[0], wanted, total)
+    return chosen, map(_seen, images, (chosen[[i]] for i in range(len(chosen))))
+
+
+def _seen(image: Image.Image, pose: Trajectory) -> tuple[Image.Image, Cameras]:
+    camera = pose.cameras((image.height, image.width))
+    return (image, camera) if pose.distortion is None else undistort(image, camera, pose.distortion[0])
 
 
 def _videos(source: Path) -> list[Path]:
@@ -90,7 +83,7 @@ def _videos(source: Path) -> list[Path]:
     return [p for p in source.iterdir() if p.suffix.lower() in VIDEOS and p.name[0] != "."]
 
 
-def _decode(video: Path, wanted: list[int], total: int | None) -> Iterator[Image.Image]:
+def _decode(video: Path, wanted: range, total: int) -> Iterator[Image.Image]:
     """The wanted frames of a video, upright, with square pixels. Where all to the end are wanted, the number of frames
     must be `total`."""
     import av
@@ -111,4 +104,4 @@ def _decode(video: Path, wanted: list[int], total: int | None) -> Iterator[Image
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{video}: can't be read as a video ({error})") from None
     if count <= last or total == last + 1 != count:
-        raise ValueError(f"{video}: expected a pose for each frame, got {count} and {total or last + 1} poses")
+        raise ValueError(f"{video}: expected a pose for each frame, got {count} and {total} poses")

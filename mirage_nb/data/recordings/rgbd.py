@@ -11,7 +11,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.images import centre_crop_nearest, centre_crop_resize, open_picture
-from mirage_nb.data.recordings.posed_video import load_recording, posed_frames
+from mirage_nb.data.recordings.posed_video import posed_frames
 from mirage_nb.formats.agreement import check_reading, read_as
 from mirage_nb.formats.trajectory import same_aspect
 
@@ -28,74 +28,56 @@ DEPTH_TO_COLOUR = torch.tensor([
 
 
 def read_rgbd(folder: str | Path, size: tuple[int, int] = (128, 128), frames: slice = slice(None), **reading) -> Clip:
-    """Read an RGB-D recording: a folder in a format of `mirage_nb.formats` that has depth, as 7-Scenes, ScanNet, TUM,
-    Stray Scanner, Polycam, or nerfstudio with `depth_file_path`.
+    """Read an RGB-D recording: a folder of 7-Scenes, ScanNet, or nerfstudio with `depth_file_path`.
 
     Depth is 16 bit, in the format's unit (mostly millimetres; 0 and 65535 = unknown), or floating point in metres. It
     may have fewer pixels than the colour, of the same view. Frames whose pose is NaN or infinite (tracking lost) are
     left out with a warning. Where the calibration is that of the depth camera of 7-Scenes itself, the depth is brought
-    to its colour camera.
+    to its colour camera. ValueError where depth and poses do not agree; it names the option of the reading that fits.
 
     Args:
         size: (height, width) of the result.
         frames: which of the frames with a pose, in the order of their names: `slice(None, None, 4)` is every 4th.
         reading: fields of `Reading` that differ from the format's: `axes`, `w2c`, `pose_unit`, `depth_unit`,
             `depth_kind`; None where they do not.
-
-    Raises:
-        ValueError: depth and poses do not agree; the message names the option of the reading that fits.
     """
-    folder = Path(folder)
-    recorded = load_recording(folder)
+    recorded, pictures = posed_frames(folder, frames)
     if not recorded.depths:
         raise FileNotFoundError(f"{folder}: expected a recording with a depth map for each pose, found none")
     if recorded.distortion is not None:
         raise ValueError(f"{folder}: the lens is distorted; undistort the pictures and the depth first")
     reading = replace(recorded.reading, **{key: value for key, value in reading.items() if value is not None})
-    pictures, recorded = posed_frames(folder, recorded, frames)
-    images, depths, cameras = [], [], []
-    for index, (colour, file) in enumerate(zip(pictures, recorded.depths)):  # one at a time: a recording may be long
-        camera = recorded[[index]].cameras((colour.height, colour.width))
-        depth, seen_by = _same_view(_read_depth(file, recorded.reading.depth_unit), camera.size, file), camera
+    parts = []
+    for (colour, camera), file in zip(pictures, recorded.depths):
+        depth, seen_by = _read_depth(file, recorded.reading.depth_unit, camera.size), camera
         if camera.size == (480, 640) and camera.intrinsics[0].tolist() == DEPTH_INTRINSICS:
             seen_by = Cameras(camera.c2w @ torch.linalg.inv(DEPTH_TO_COLOUR), COLOUR_INTRINSICS, camera.size)
             depth = register(depth / reading.depth_unit, camera, seen_by) * reading.depth_unit
-        image, resized = centre_crop_resize(colour, seen_by, size)
-        images.append(image)
-        cameras.append(resized)
-        depths.append(centre_crop_nearest(depth, size))
-    stored, cameras = torch.stack(depths), Cameras.cat(cameras)
+        parts.append((*centre_crop_resize(colour, seen_by, size), centre_crop_nearest(depth, size)))
+    images, cameras, stored = zip(*parts)
+    stored, cameras = torch.stack(stored), Cameras.cat(cameras)
     if not (stored > 0).any():
         raise ValueError(f"{folder}: depth: no value in {len(images)} frames (expected 16 bit, or metres)")
-    try:
-        check_reading(stored, cameras, recorded.reading, reading)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+    check_reading(stored, cameras, recorded.reading, reading, where=f"{folder}: ")
     return Clip(torch.stack(images), *read_as(reading, recorded.reading, stored, cameras))
 
 
-def _read_depth(path: Path, unit: float) -> Tensor:
-    """(H, W) float32 in a format's unit, 0 = unknown. What is stored in floating point is in metres."""
+def _read_depth(path: Path, unit: float, size: tuple[int, int]) -> Tensor:
+    """(H, W) float32 in a format's unit, 0 = unknown, at the size of its colour: the nearest value, which was measured.
+    What is stored in floating point is in metres."""
     depth = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(open_picture(path))
     if depth.ndim != 2 or depth.dtype not in (np.uint16, np.int32, np.float16, np.float32, np.float64):
         raise ValueError(f"{path}: expected 16 bit or floating point of one channel, got {depth.dtype} {depth.shape}")
-    if depth.dtype.kind == "f":
-        return torch.from_numpy(np.where(np.isfinite(depth) & (depth > 0), depth * unit, 0).astype(np.float32))
-    return torch.from_numpy(np.where((depth <= 0) | (depth >= 65535), 0, depth).astype(np.float32))
-
-
-def _same_view(depth: Tensor, size: tuple[int, int], path: Path) -> Tensor:
-    """A depth map of a view at the size of its colour: the nearest value, which was measured."""
-    if not same_aspect(tuple(depth.shape), size):
-        raise ValueError(f"{path}: expected depth of the colour's aspect, {size}, got {tuple(depth.shape)}")
+    if not same_aspect(depth.shape, size):
+        raise ValueError(f"{path}: expected depth of the colour's aspect, {size}, got {depth.shape}")
+    scale, unknown = (unit, np.inf) if depth.dtype.kind == "f" else (1, 65535)
+    depth = torch.from_numpy(np.where((depth > 0) & (depth < unknown), depth * scale, 0).astype(np.float32))
     return depth if depth.shape == size else F.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
 
 
 def register(depth: Tensor, camera: Cameras, target: Cameras) -> Tensor:
-    """A depth map (H, W) of one camera as another one of the same size sees it; 0 = unknown.
-
-    Where several points fall on a pixel, the nearest one wins: no value is mixed.
-    """
+    """A depth map (H, W) of one camera as another one of the same size sees it; 0 = unknown. Where several points fall
+    on a pixel, the nearest one wins: no value is mixed."""
     height, width = camera.size
     uv, z = target.project(camera.unproject(depth[None])[0][depth > 0])
     (column, row), z = uv[0].floor().long().unbind(1), z[0]  # (P,) each

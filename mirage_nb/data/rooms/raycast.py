@@ -8,6 +8,7 @@ Rays have camera-space z = 1, so that the ray parameter of a hit is its z-depth.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -50,12 +51,9 @@ class Primitives:
         static = ~self.moving
         local = torch.stack(_turned((points[:, None] - self.centre[static]).unbind(-1), self.yaw[static]), -1)
         excess = local.abs() - self.half[static]  # (Q, P, 3)
-        box = excess.clamp(min=0).norm(dim=-1) + excess.amax(-1).clamp(max=0)
-        radius, height = self.half[static, 0], self.half[static, 1]
-        side = torch.stack([local[..., [0, 2]].norm(dim=-1) - radius, local[..., 1].abs() - height], -1)
-        cylinder = side.clamp(min=0).norm(dim=-1) + side.amax(-1).clamp(max=0)
-        sphere = local.norm(dim=-1) - radius
-        kind = self.kind[static]
+        side = torch.stack([local[..., [0, 2]].norm(dim=-1) - self.half[static, 0], excess[..., 1]], -1)
+        box, cylinder = (x.clamp(min=0).norm(dim=-1) + x.amax(-1).clamp(max=0) for x in (excess, side))
+        sphere, kind = local.norm(dim=-1) - self.half[static, 0], self.kind[static]
         return torch.where(kind == BOX, box, torch.where(kind == CYLINDER, cylinder, sphere)).amin(1)
 
 
@@ -65,42 +63,37 @@ def _turned(vector: tuple, yaw: Tensor) -> tuple:
     return cos * x - sin * z, y, sin * x + cos * z
 
 
-# Ray parameter (K, R) of the nearest hit, or infinity. o: origins (K, 1), d: directions (K, R), both as (x, y, z) in
-# the body's frame; half: (K, 3).
+# Ray parameters (K, R) at which rays enter and leave a body. o: origins (K, 1), d: directions (K, R), half: (K, 1), all
+# as (x, y, z) in the body's frame.
 
 
-def _box(o: tuple, d: tuple, half: Tensor) -> Tensor:
-    near, far = None, None
-    for axis in range(3):
-        inverse = 1 / torch.where(d[axis].abs() < 1e-9, 1e-9, d[axis])
-        middle, reach = -o[axis] * inverse, half[:, axis : axis + 1] * inverse.abs()
-        low, high = middle - reach, middle + reach
-        near = low if near is None else torch.maximum(near, low)
-        far = high if far is None else torch.minimum(far, high)
-    return torch.where((near < far) & (near > NEAR), near, torch.inf)
+def _slab(o: Tensor, d: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """Between the planes at -half and half of one axis."""
+    inverse = 1 / torch.where(d.abs() < 1e-9, 1e-9, d)
+    middle, reach = -o * inverse, half * inverse.abs()
+    return middle - reach, middle + reach
 
 
-def _sphere(o: tuple, d: tuple, half: Tensor) -> Tensor:
-    a, b, c = (x[0] * y[0] + x[1] * y[1] + x[2] * y[2] for x, y in ((d, d), (o, d), (o, o)))
-    disc = b * b - a * (c - half[:, :1] ** 2)
-    t = (-b - disc.clamp(min=0).sqrt()) / a
-    return torch.where((disc > 0) & (t > NEAR), t, torch.inf)
-
-
-def _cylinder(o: tuple, d: tuple, half: Tensor) -> Tensor:
-    a, b, c = (x[0] * y[0] + x[2] * y[2] for x, y in ((d, d), (o, d), (o, o)))
+def _tube(o: tuple, d: tuple, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the root of the sum of squares of the given axes is below the radius: of two a tube, of three a ball."""
+    a, b, c = (sum(x * y for x, y in zip(*pair)) for pair in ((d, d), (o, d), (o, o)))
     a = a.clamp(min=1e-9)
-    disc = b * b - a * (c - half[:, :1] ** 2)
+    disc = b * b - a * (c - radius**2)
     root = disc.clamp(min=0).sqrt()
-    height = half[:, 1:2]
-    inverse = 1 / torch.where(d[1].abs() < 1e-9, 1e-9, d[1])
-    middle, reach = -o[1] * inverse, height * inverse.abs()
-    near = torch.maximum((-b - root) / a, middle - reach)
-    far = torch.minimum((-b + root) / a, middle + reach)
-    return torch.where((disc > 0) & (near < far) & (near > NEAR), near, torch.inf)
+    return torch.where(disc > 0, (-b - root) / a, torch.inf), (-b + root) / a
 
 
-_INTERSECT = {BOX: _box, CYLINDER: _cylinder, SPHERE: _sphere}
+def _meet(*spans: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """In all of several spans of the rays."""
+    near, far = zip(*spans)
+    return reduce(torch.maximum, near), reduce(torch.minimum, far)
+
+
+_INTERSECT = {
+    BOX: lambda o, d, half: _meet(*map(_slab, o, d, half)),
+    CYLINDER: lambda o, d, half: _meet(_tube(o[::2], d[::2], half[0]), _slab(o[1], d[1], half[1])),
+    SPHERE: lambda o, d, half: (_tube(o, d, half[0])[0], torch.inf),  # a ray that only touches it hits it
+}
 
 
 def tile_rays(camera: Cameras) -> Tensor:
@@ -130,22 +123,19 @@ def trace(scene: Primitives, origin: Tensor, directions: Tensor) -> tuple[Tensor
     """
     visible = _in_frustum(scene, origin, directions)
     dx, dy, dz = (c.contiguous() for c in directions.flatten(1, 3).unbind(-1))
-    best = torch.full_like(dx, torch.inf)
-    winner = torch.zeros_like(dx, dtype=torch.long)
+    best, winner = torch.full_like(dx, torch.inf), torch.zeros_like(dx, dtype=torch.long)
     for kind, intersect in _INTERSECT.items():
         members = (scene.kind == kind).nonzero()[:, 0]
-        seen = visible[:, members]
-        counts = seen.sum(1)
-        order = members[seen.int().argsort(dim=1, descending=True, stable=True)]
+        counts = visible[:, members].sum(1)
+        order = members[visible[:, members].int().argsort(dim=1, descending=True, stable=True)]
         for k in range(int(counts.max())):
             tiles = (counts > k).nonzero()[:, 0]
             which = order[tiles, k]
-            yaw = scene.yaw[which][:, None]
-            o = _turned((origin - scene.centre[which]).unsqueeze(-1).unbind(1), yaw)
-            d = _turned((dx[tiles], dy[tiles], dz[tiles]), yaw)
-            t = intersect(o, d, scene.half[which])
-            nearer = t < best[tiles]
-            best[tiles] = torch.where(nearer, t, best[tiles])
+            offsets = (origin - scene.centre[which]).unsqueeze(-1).unbind(1)
+            o, d = (_turned(x, scene.yaw[which][:, None]) for x in (offsets, (dx[tiles], dy[tiles], dz[tiles])))
+            near, far = intersect(o, d, scene.half[which].split(1, dim=1))
+            nearer = (near < far) & (near > NEAR) & (near < best[tiles])
+            best[tiles] = torch.where(nearer, near, best[tiles])
             winner[tiles] = torch.where(nearer, which[:, None], winner[tiles])
     return best, winner
 
@@ -156,8 +146,7 @@ def _in_frustum(scene: Primitives, origin: Tensor, directions: Tensor) -> Tensor
     corners = torch.stack([directions[:, i, j, 0] for i, j in ((0, 0), (0, last), (last, last), (last, 0))], 1)
     middle = corners.mean(1, keepdim=True)
     corners = middle + (corners - middle) * 1.1  # the samples lie up to half a pixel beyond the corner pixels' centres
-    normals = torch.linalg.cross(corners, corners.roll(-1, 1))
-    normals = torch.cat([normals, middle], 1)  # four sides and the view direction
+    normals = torch.cat([torch.linalg.cross(corners, corners.roll(-1, 1)), middle], 1)  # four sides, view direction
     distance = normals @ (scene.centre - origin).T  # (K, 5, P)
     (hx, hy, hz), c, s = scene.half.unbind(1), scene.yaw.cos().abs(), scene.yaw.sin().abs()
     extent = torch.stack([c * hx + s * hz, hy, s * hx + c * hz], 1)  # (P, 3) of the bounds along the axes
@@ -195,10 +184,11 @@ def shade(scene: Primitives, textures: Tensor, light: Lighting, points: Tensor, 
     round_body = kind != BOX
     mu, mv = torch.where(round_body, local[:, 0] + 0.6 * local[:, 2], u), torch.where(round_body, local[:, 1], v)
     fitted = scene.fitted[index] & ~round_body
-    tu = torch.where(fitted, (u / hu * 0.5 + 0.5) * (SIZE - 1), mu / TEXEL + SIZE * 8)
-    tv = torch.where(fitted, (v / hv * 0.5 + 0.5) * (SIZE - 1), mv / TEXEL + SIZE * 8)
-    texel = _mirror(tv) * SIZE + _mirror(tu)
-    texture = scene.texture[index]
+    column, row = (
+        _mirror(torch.where(fitted, (x / edge * 0.5 + 0.5) * (SIZE - 1), m / TEXEL + SIZE * 8))
+        for x, edge, m in ((u, hu, mu), (v, hv, mv))
+    )
+    texel, texture = row * SIZE + column, scene.texture[index]
     albedo = textures.flatten(1, 2).flatten(0, 1)[texture.clamp(min=0) * SIZE * SIZE + texel]
 
     # Light: ambient, a soft sun, a lamp, and darkening towards the edges of the room's shell.

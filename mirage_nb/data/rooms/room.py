@@ -59,15 +59,13 @@ class Room:
         return trace(self.scene.at(0.0), pose[:3, 3], rays)[0]
 
     def walk(self, num_frames: int, path: str | None = None, size: tuple[int, int] = (128, 128)) -> Cameras:
-        """Cameras along a path that keeps clear of walls and furniture.
+        """Cameras along a path that keeps clear of walls and furniture; ValueError where it fits from none of the 60
+        starts that are drawn from the seed.
 
         Args:
             path: a name that `camera_path` knows; by default a turn and a move drawn from the room's seed, at 0.7 to
                 1.6 degrees and 1 to 3 cm a frame, with a lens of 58 to 70 degrees.
             size: (height, width) in pixels.
-
-        Raises:
-            ValueError: the path fits from none of the 60 starts that are drawn from the seed.
         """
         for attempt in range(60):
             generator = torch.Generator().manual_seed(self.seed * 7919 % 2**31 + attempt)
@@ -90,10 +88,7 @@ class Room:
     @torch.no_grad()
     def render(self, cameras: Cameras, times: Tensor | None = None) -> Clip:
         """Render T cameras of any size. A pixel's colour is the mean of five samples; depth and masks are its centre's.
-
-        Args:
-            times: (T,) in frames, for the moving bodies; by default 0, 1, 2, ...
-        """
+        times, for the moving bodies, are (T,) in frames, by default 0, 1, 2, ..."""
         times = torch.arange(len(cameras)) if times is None else torch.as_tensor(times)
         parts = [self._render(cameras[i], float(times[i])) for i in range(len(cameras))]
         frames, depth, moving, sky = (torch.cat(x) for x in zip(*parts))
@@ -122,9 +117,7 @@ class Room:
 
 def view(position: Tensor, yaw: float, pitch: float = 0.0) -> Tensor:
     """(4, 4) c2w of a level camera: yaw turns it to the right about the vertical, a negative pitch looks down."""
-    c, s = math.cos(yaw), math.sin(yaw)
-    cp, sp = math.cos(pitch), math.sin(pitch)
-    pose = torch.eye(4)
+    (c, s), (cp, sp), pose = (math.cos(yaw), math.sin(yaw)), (math.cos(pitch), math.sin(pitch)), torch.eye(4)
     turn = torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
     tilt = torch.tensor([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
     pose[:3, :3] = turn @ tilt

@@ -59,9 +59,10 @@ def _texels() -> tuple[Tensor, Tensor]:
     return torch.meshgrid(t, t, indexing="ij")
 
 
-def _edge_distance(v: Tensor, u: Tensor) -> Tensor:
-    """Distance to the nearest edge of the unit square."""
-    return torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
+def _unit_square() -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column (S, S) of every texel's centre in [0, 1], and how far the nearest edge is."""
+    v, u = (x / SIZE for x in _texels())
+    return v, u, torch.minimum(torch.minimum(u, 1 - u), torch.minimum(v, 1 - v))
 
 
 def _mottled(*layers: tuple[float, int, int]):
@@ -116,7 +117,7 @@ def bricks(p: Palette, base: Tensor) -> Tensor:
 
 def poster(p: Palette, base: Tensor) -> Tensor:
     """An abstract picture in a frame: large soft shapes that serve as landmarks."""
-    v, u = (x / SIZE for x in _texels())
+    v, u, edge = _unit_square()
     picture = p.colour(WALLS).expand(SIZE, SIZE, 3) * (0.9 + 0.25 * v)[..., None]
     for _ in range(3 + p.integer(3)):
         colour, cx, cy, r = p.colour(ACCENTS), p.uniform(0.15, 0.85), p.uniform(0.15, 0.85), p.uniform(0.1, 0.28)
@@ -125,7 +126,7 @@ def poster(p: Palette, base: Tensor) -> Tensor:
         else:
             inside = torch.minimum(r - (u - cx).abs(), r * p.uniform(0.4, 1.2) - (v - cy).abs())
         picture = torch.lerp(picture, colour.expand_as(picture), torch.sigmoid(inside * 70)[..., None])
-    return torch.where((_edge_distance(v, u) < 0.06)[..., None], base * 0.5, picture)
+    return torch.where((edge < 0.06)[..., None], base * 0.5, picture)
 
 
 def bookshelf(p: Palette, base: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ def bookshelf(p: Palette, base: Tensor) -> Tensor:
 
 def panels(p: Palette, base: Tensor) -> Tensor:
     """The front of a cabinet: one or two columns of drawers with handles."""
-    v, u = (x / SIZE for x in _texels())
+    v, u, _ = _unit_square()
     columns, rows = 1 + p.integer(2), 1 + p.integer(3)
     fu, fv = (u * columns) % 1, (v * rows) % 1
     edge = torch.minimum(torch.minimum(fu, 1 - fu) / columns, torch.minimum(fv, 1 - fv) / rows)
@@ -158,8 +159,7 @@ def panels(p: Palette, base: Tensor) -> Tensor:
 
 
 def rug(p: Palette, base: Tensor) -> Tensor:
-    v, u = (x / SIZE for x in _texels())
-    edge = _edge_distance(v, u)
+    v, u, edge = _unit_square()
     second, third = p.colour(ACCENTS), p.colour(WALLS)
     picture = torch.where((edge < 0.07)[..., None], second, base.expand(SIZE, SIZE, 3))
     picture = torch.where(((edge > 0.12) & (edge < 0.16))[..., None], third, picture)

@@ -14,7 +14,7 @@ from scipy.ndimage import map_coordinates
 from mirage_nb.cameras import Cameras
 from mirage_nb.data import Clip, read_posed_video
 from mirage_nb.data.images import undistort
-from mirage_nb.data.recordings.pose_scale import scaled
+from mirage_nb.formats.agreement import moved
 from mirage_nb.formats.exports import export_run
 from mirage_nb.viz.video import mp4_bytes
 
@@ -36,7 +36,7 @@ def close(frames: torch.Tensor, truth: torch.Tensor) -> float:
 def test_a_video_and_its_poses(recording, clip):
     frames, cameras = read_posed_video(recording, SIZE)
     assert frames.shape == clip.frames.shape and close(frames, clip.frames) < 4 < close(frames.flip(0), clip.frames)
-    torch.testing.assert_close(cameras.c2w, scaled(clip.cameras, UNIT).c2w, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cameras.c2w, moved(clip.cameras, UNIT).c2w, atol=1e-5, rtol=0)
     torch.testing.assert_close(cameras.intrinsics, clip.cameras.intrinsics)
     frames, cameras = read_posed_video(recording, (24, 24))
     assert frames.shape == (18, 24, 24, 3) and cameras.size == (24, 24)
@@ -130,7 +130,7 @@ def test_a_part_of_the_frames(recording, clip):
     for part in (slice(3), slice(2, None, 5), slice(-1, None)):
         frames, cameras = read_posed_video(recording, SIZE, part)
         assert close(frames, clip.frames[part]) < 4 and len(cameras) == len(frames)
-        torch.testing.assert_close(cameras.c2w, scaled(clip.cameras[part], UNIT).c2w, atol=1e-5, rtol=0)
+        torch.testing.assert_close(cameras.c2w, moved(clip.cameras[part], UNIT).c2w, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="frames: .* selects none of the 18"):
         read_posed_video(recording, SIZE, slice(18, None))
 
