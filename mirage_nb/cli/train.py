@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mirage_nb.cli.console import check_files, load_pipeline
+from mirage_nb.cli.console import check_files
 
 app = typer.Typer(help=__doc__, invoke_without_command=True)
 
@@ -31,7 +31,7 @@ def tiny(
 def data(
     folder: Annotated[Path, typer.Option(help="Gets the walks, in shards; those that exist stay.")],
     rooms: Annotated[int, typer.Option(min=0, max=900_000, help="Render the rooms 0 to ROOMS - 1.")] = 0,
-    recordings: Annotated[list[str], typer.Option(help="RGB-D as 7-Scenes has it, or video with poses.")] = [],
+    recordings: Annotated[list[str], typer.Option(help="RGB-D folders, see docs/formats.md.")] = [],
     frames: Annotated[int, typer.Option(min=2, max=1000, help="Frames of a walk.")] = 25,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Height and width of a frame, in pixels.")] = 128,
 ) -> None:
@@ -45,7 +45,7 @@ def data(
     if rooms:
         write_walks(folder, rooms, frames, size=size)
     if recordings:
-        report = import_recordings(recordings, folder, load_pipeline(None).depth_estimator, frames, (size, size))
+        report = import_recordings(recordings, folder, frames, (size, size))
         for source, outcome in report.items():
             typer.echo(f"{source}: {outcome}")
         if not rooms and all(outcome.startswith("left out") for outcome in report.values()):

@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
-from mirage_nb.data.recordings.posed_video import load_recording, read_posed_video
+from mirage_nb.data.recordings.posed_video import load_recording
 from mirage_nb.data.recordings.rgbd import read_rgbd
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.files import remove_stale
-from mirage_nb.formats.agreement import agreement, moved
 from mirage_nb.memory.io import is_whole, load_tensors, save_tensors
 from mirage_nb.models.vae import as_pixels
 
@@ -28,7 +27,6 @@ LAYOUT = {
     "intrinsics": "float32 R T 4",
 }  # fmt: skip
 HELD_OUT = 900_000  # rooms with this seed or a higher one are for evaluation, never for training
-AGREE = 0.5  # share of points that estimated depth and poses must agree on, to a tenth, in one unit
 USEFUL_DEPTH = 0.3  # share of a recorded frame's pixels whose depth must be measured: most of a memory's cells
 
 
@@ -56,13 +54,10 @@ def write_walks(folder: str | Path, rooms: int, num_frames: int = 25, first_seed
 
 
 def import_recordings(
-    sources: Sequence[str], folder: str | Path, depth_model, num_frames: int = 25,
-    size: tuple[int, int] = (128, 128), scale: float | None = None,
-) -> dict[str, str]:  # fmt: skip
-    """Cut recordings into walks of T frames, one shard per recording. Shards that exist are left alone.
-
-    A recording is RGB-D (`read_rgbd`), or posed video (`read_posed_video`), whose depth `depth_model` estimates and a
-    unit of whose poses is `scale` metres. The report says "3 walks" for each source, or why it was left out.
+    sources: Sequence[str], folder: str | Path, num_frames: int = 25, size: tuple[int, int] = (128, 128)
+) -> dict[str, str]:
+    """Cut RGB-D recordings (`read_rgbd`) into walks of T frames, one shard per recording. Shards that exist are left
+    alone. The report says "3 walks" for each source, or why it was left out.
     """
     folder, report = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,38 +68,24 @@ def import_recordings(
         path = folder / f"walks-{name}.safetensors"
         try:
             if not is_whole(path):
-                _write_shard(path, _recorded_walks(source, depth_model, num_frames, size, scale))
+                _write_shard(path, _recorded_walks(source, num_frames, size))
             report[source] = f"{len(Walks(path))} walks"
         except (ValueError, OSError) as error:
             report[source] = f"left out: {error}"
     return report
 
 
-def _recorded_walks(source: str, depth_model, num_frames: int, size: tuple[int, int], scale) -> list[Clip]:
+def _recorded_walks(source: str, num_frames: int, size: tuple[int, int]) -> list[Clip]:
     """The recording in pieces of equal length, without those that have a frame with hardly any depth."""
-    if load_recording(source).depths:
-        clip = read_rgbd(source, size)
-    elif scale is None:
-        raise ValueError("it has no depth, which would tell the unit of its poses; say how many metres it is (--scale)")
-    else:
-        clip = _with_estimated_depth(*read_posed_video(source, size), depth_model, scale)
+    if not load_recording(source).depths:
+        raise ValueError("it has no depth, which walks to learn from need")
+    clip = read_rgbd(source, size)
     useful = (clip.depth > 0).float().mean((1, 2)) > USEFUL_DEPTH
     parts = [slice(first, first + num_frames) for first in range(0, len(useful) - num_frames + 1, num_frames)]
     walks = [Clip(clip.frames[part], clip.depth[part], clip.cameras[part]) for part in parts if useful[part].all()]
     if not walks:
         raise ValueError(f"{source}: no {num_frames} frames in a row with measured depth, of {len(useful)}")
     return walks
-
-
-def _with_estimated_depth(frames: Tensor, cameras: Cameras, depth_model, scale: float) -> Clip:
-    device, cameras = getattr(depth_model, "device", "cpu"), moved(cameras, scale)
-    parts = zip(frames.split(16), cameras.intrinsics.split(16))
-    depth = [depth_model.predict(as_pixels(part).to(device), lens.to(device)) for part, lens in parts]
-    depth = torch.cat(depth).float().cpu()
-    if (agree := agreement(depth, cameras)[-1].item()) < AGREE:
-        found = f"{agree:.0%} of the points agree across views, expected at least {AGREE:.0%}"
-        raise ValueError(f"the estimated depth does not fit the poses in units of {scale:g} m: {found} (--scale)")
-    return Clip(frames, depth, cameras)
 
 
 def _write_shard(path: Path, walks: list[Clip]) -> None:

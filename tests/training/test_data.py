@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,17 +16,6 @@ from mirage_nb.training.data import HELD_OUT, Walks, import_recordings, write_wa
 from mirage_nb.viz.video import mp4_bytes
 
 SIZE = (48, 64)
-
-
-class ExactDepth:
-    """A depth model that knows the true depth of a clip, in the order of its frames."""
-
-    def __init__(self, depth: torch.Tensor) -> None:
-        self.depth, self.at = depth, 0
-
-    def predict(self, pixels, intrinsics):
-        self.at += len(pixels)
-        return self.depth[self.at - len(pixels) : self.at]
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +55,9 @@ def test_held_out_rooms_are_refused(tmp_path):
         Walks(tmp_path)
 
 
-def test_posed_video_becomes_walks_once(recording, clip, tmp_path):
-    sources, options = [recording, str(tmp_path / "nothing")], dict(num_frames=9, size=SIZE, scale=1.0)
-    for scale, message in ((None, r"has no depth.*\(--scale\)"), (9.0, r"does not fit.* units of 9 m.*\(--scale\)")):
-        refused = import_recordings([recording], tmp_path / "no", ExactDepth(clip.depth), **options | {"scale": scale})
-        assert re.search(message, refused[recording]), refused
-    report = import_recordings(sources, tmp_path / "walks", ExactDepth(clip.depth), **options)
-    assert report[sources[0]] == "2 walks" and report[sources[1]].startswith("left out: ")
-    walks = Walks(tmp_path / "walks")
-    assert len(walks) == 2 and walks["frames"].shape[1:4] == (9, *SIZE) and not walks["moving"].any()
-    torch.testing.assert_close(walks["depth"].flatten(0, 1).float(), clip.depth, rtol=1e-3, atol=0)
-    way = (walks["c2w"][:, -1, :3, 3] - walks["c2w"][:, 0, :3, 3]).norm(dim=1)
-    truth = (clip.cameras.centers[[8, 17]] - clip.cameras.centers[[0, 9]]).norm(dim=1)
-    torch.testing.assert_close(way, truth, rtol=0.05, atol=0)
-
-    (shard,) = (tmp_path / "walks").iterdir()  # a second call, with another list, leaves it alone
-    before = shard.stat().st_mtime_ns
-    again = import_recordings(sources[::-1], tmp_path / "walks", None, **options)
-    assert again[recording] == "2 walks" and shard.stat().st_mtime_ns == before
+def test_video_without_depth_is_left_out(recording, tmp_path):
+    report = import_recordings([recording, str(tmp_path / "nothing")], tmp_path / "walks", num_frames=9, size=SIZE)
+    assert "it has no depth" in report[recording] and report[str(tmp_path / "nothing")].startswith("left out: ")
 
 
 def test_frames_with_hardly_any_depth_are_left_out(clip, tmp_path, monkeypatch):
@@ -94,9 +67,13 @@ def test_frames_with_hardly_any_depth_are_left_out(clip, tmp_path, monkeypatch):
         depth[3, :, round(share * SIZE[1]) :] = 0
         monkeypatch.setattr(data, "load_recording", lambda source: SimpleNamespace(depths=["frame.depth.png"]))
         monkeypatch.setattr(data, "read_rgbd", lambda source, size: Clip(clip.frames, depth, clip.cameras))
-        report = import_recordings([str(tmp_path)], tmp_path / str(share), None, num_frames=9, size=SIZE)
+        report = import_recordings([str(tmp_path)], tmp_path / str(share), num_frames=9, size=SIZE)
         assert report == {str(tmp_path): f"{walks} walks"}
-    report = import_recordings([str(tmp_path)], tmp_path / "long", None, num_frames=100, size=SIZE)
+        (shard,) = (tmp_path / str(share)).iterdir()  # a second call leaves it alone
+        before = shard.stat().st_mtime_ns
+        assert import_recordings([str(tmp_path)], tmp_path / str(share), num_frames=9, size=SIZE) == report
+        assert shard.stat().st_mtime_ns == before
+    report = import_recordings([str(tmp_path)], tmp_path / "long", num_frames=100, size=SIZE)
     assert "no 100 frames in a row with measured depth, of 18" in report[str(tmp_path)]
     assert not list((tmp_path / "long").iterdir())
 
@@ -105,6 +82,6 @@ def test_an_rgbd_recording_becomes_walks(tmp_path):
     kitchen = Path(__file__).resolve().parents[3] / "shared" / "real" / "kitchen"
     if not kitchen.exists():
         pytest.skip("no RGB-D recording at ../shared/real/kitchen")
-    report = import_recordings([str(kitchen)], tmp_path, None, num_frames=5, size=(32, 32))
+    report = import_recordings([str(kitchen)], tmp_path, num_frames=5, size=(32, 32))
     walks = Walks(tmp_path)
     assert report == {str(kitchen): f"{len(walks)} walks"} and walks["frames"].shape[1:] == (5, 32, 32, 3)
