@@ -6,8 +6,6 @@ The names below are loaded at first use: `import mirage_nb` itself loads no libr
 at once and the memory can be used where Open3D or diffusers cannot.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import Any

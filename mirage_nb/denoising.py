@@ -1,7 +1,5 @@
 """Denoise: from noise to the latents of one segment, the step of stage 5 that runs the generator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -5,8 +5,6 @@ that is fixed already, so it says which scale to take (paper: depth estimation i
 gets a scale, a relative one a scale and a shift of the inverse depth.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 

@@ -15,8 +15,6 @@ Every move has a constant velocity in the camera's own frame. So frame k is `sta
 once add their twists (the order of the names makes no difference).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,8 +1,6 @@
 """`MiragePipeline`: the whole system as a diffusers pipeline. An image and a camera path go in, a video that remembers
 comes out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -8,8 +8,6 @@ The loop knows the generator and the memory only by their contracts, `VideoModel
 replace either.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@
 pipeline of diffusers, which is shown the memory while it samples) fulfil it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

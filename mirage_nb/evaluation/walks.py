@@ -1,7 +1,5 @@
 """Walks of held-out rooms and of real recordings, with several methods from equal inputs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -5,8 +5,6 @@ give there. Generated frames have to live with that. A given image does not: it 
 by a part of a cell each time, so that wherever a cell of a later view ends up, one token was made nearly there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Any image-to-video pipeline of diffusers as a `VideoModel`, so that stage 5 can walk with it."""
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Mapping

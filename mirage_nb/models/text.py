@@ -1,7 +1,5 @@
 """Prompts, for a model that reads text: UMT5 as in Wan's pipelines, and classifier-free guidance."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from types import SimpleNamespace

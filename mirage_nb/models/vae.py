@@ -3,8 +3,6 @@
 Latents are always normalised with the statistics in the VAE's config, (z - mean) / std, as Wan's own pipelines do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The full-size system: Wan2.2-TI2V-5B from diffusers, with the memory branch put on (paper: conditioning)."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
