@@ -12,34 +12,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "Cameras": "cameras",
-    "camera_path": "paths",
-    "lift": "lifting",
-    "Points": "lifting",
-    "Memory": "memory",
-    "LatentGrid": "memory",
-    "RGBPointCloud": "memory",
-    "NoMemory": "memory",
-    "reproject": "reprojection",
-    "Readout": "reprojection",
-    "writable": "masking",
-    "rollout": "stitching",
-    "VideoModel": "video_model",
-    "MemoryGuidance": "guidance",
-    "GuidanceOptions": "guidance",
-    "DiffusersModel": "models.diffusers_model",
-    "generate": "generation",
-    "TransformersDepth": "models.photo_depth",
-    "MiragePipeline": "pipeline",
-    "MirageOutput": "generation",
-    "Room": "data.rooms.room",
-}
-__all__ = list(_MODULE_OF)
 
-
-def lazy_names(package: str, module_of: dict[str, str]):
-    """The `__getattr__` and `__dir__` of a package whose names, by module, are loaded at first use."""
+def lazy_names(package: str, names_of: dict[str, tuple[str, ...]]):
+    """The `__all__`, `__getattr__` and `__dir__` of a package whose names, by module, are loaded at first use."""
+    module_of = {name: module for module, names in names_of.items() for name in names}
 
     def load(name: str) -> Any:
         if name not in module_of:
@@ -48,7 +24,23 @@ def lazy_names(package: str, module_of: dict[str, str]):
         setattr(sys.modules[package], name, value)  # the next use does not come here
         return value
 
-    return load, lambda: sorted({*vars(sys.modules[package]), *module_of})
+    return list(module_of), load, lambda: sorted({*vars(sys.modules[package]), *module_of})
 
 
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+_NAMES_OF = {
+    "cameras": ("Cameras",),
+    "paths": ("camera_path",),
+    "lifting": ("lift", "Points"),
+    "memory": ("Memory", "LatentGrid", "RGBPointCloud", "NoMemory"),
+    "reprojection": ("reproject", "Readout"),
+    "masking": ("writable",),
+    "stitching": ("rollout",),
+    "video_model": ("VideoModel",),
+    "guidance": ("MemoryGuidance", "GuidanceOptions"),
+    "generation": ("generate", "MirageOutput"),
+    "pipeline": ("MiragePipeline",),
+    "models.diffusers_model": ("DiffusersModel",),
+    "models.photo_depth": ("TransformersDepth",),
+    "data.rooms.room": ("Room",),
+}
+__all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES_OF)

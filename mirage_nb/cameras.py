@@ -77,15 +77,13 @@ class Cameras:
     def _check(self) -> None:
         if not torch.isfinite(self.c2w).all():
             raise ValueError("c2w: expected finite numbers, found NaN or infinity")
-        rotation, identity = self.c2w[:, :3, :3], torch.eye(3, device=self.c2w.device)
-        bottom = self.c2w.new_tensor([0.0, 0.0, 0.0, 1.0])
-        error = (rotation @ rotation.mT - identity).abs().amax((1, 2))
-        rigid = (error < 1e-3) & (torch.linalg.det(rotation) > 0) & (self.c2w[:, 3] - bottom).abs().amax(1).lt(1e-4)
+        rotation, identity = self.c2w[:, :3, :3], torch.eye(4, device=self.c2w.device)
+        error = (rotation @ rotation.mT - identity[:3, :3]).abs().amax((1, 2))
+        bottom = (self.c2w[:, 3] - identity[3]).abs().amax(1)
+        rigid = (error < 1e-3) & (torch.linalg.det(rotation) > 0) & (bottom < 1e-4)
         if not rigid.all():
-            index = int((~rigid).nonzero()[0])
-            raise ValueError(
-                f"c2w: expected rigid matrices (rotation and translation, bottom row 0 0 0 1); frame {index} is not"
-            )
+            expected = "rigid matrices (rotation and translation, bottom row 0 0 0 1)"
+            raise ValueError(f"c2w: expected {expected}; frame {int((~rigid).nonzero()[0])} is not")
         fx, fy, cx, cy = self.intrinsics.unbind(1)
         height, width = self.size
         if not torch.isfinite(self.intrinsics).all() or not ((fx > 0) & (fy > 0)).all():
@@ -124,9 +122,8 @@ class Cameras:
     @full_precision
     def w2c(self) -> Tensor:
         """(N, 4, 4) world-to-camera matrices: the exact inverse of a rigid matrix, by transposition."""
-        rotation = self.c2w[:, :3, :3].mT
         w2c = torch.eye(4, device=self.c2w.device).repeat(len(self), 1, 1)
-        w2c[:, :3, :3] = rotation
+        w2c[:, :3, :3] = rotation = self.c2w[:, :3, :3].mT
         w2c[:, :3, 3:] = -rotation @ self.c2w[:, :3, 3:]
         return w2c
 
@@ -155,25 +152,18 @@ class Cameras:
         """The view of a rectangle of the image whose first row is `top` and first column `left`."""
         return replace(self, intrinsics=self.intrinsics - self.intrinsics.new_tensor([0, 0, left, top]), size=size)
 
-    def _pixel_directions(self) -> Tensor:
-        """(N, H, W, 3) camera-space directions through the pixel centres, with z = 1."""
-        height, width = self.size
-        device = self.c2w.device
-        u = torch.arange(width, device=device) + 0.5
-        v = torch.arange(height, device=device) + 0.5
-        fx, fy, cx, cy = (p[:, None] for p in self.intrinsics.unbind(1))
-        x = ((u - cx) / fx)[:, None, :].expand(-1, height, -1)
-        y = ((v - cy) / fy)[:, :, None].expand(-1, -1, width)
-        return torch.stack([x, y, torch.ones_like(x)], -1)
-
     @full_precision
     def rays(self) -> tuple[Tensor, Tensor]:
         """World-space rays through the pixel centres: origins (N, 3) and directions (N, H, W, 3).
 
         Directions have camera-space z = 1, so that `origin + depth * direction` is the point at that z-depth.
         """
-        directions = torch.einsum("nij,nhwj->nhwi", self.c2w[:, :3, :3], self._pixel_directions())
-        return self.centers, directions
+        v, u = (torch.arange(n, device=self.c2w.device) + 0.5 for n in self.size)
+        fx, fy, cx, cy = (p[:, None] for p in self.intrinsics.unbind(1))
+        x = ((u - cx) / fx)[:, None, :].expand(-1, len(v), -1)
+        y = ((v - cy) / fy)[:, :, None].expand(-1, -1, len(u))
+        local = torch.stack([x, y, torch.ones_like(x)], -1)  # (N, H, W, 3) in the camera's axes
+        return self.centers, torch.einsum("nij,nhwj->nhwi", self.c2w[:, :3, :3], local)
 
     def unproject(self, depth: Tensor) -> Tensor:
         """World points (N, H, W, 3) of the pixel centres at the z-depth (N, H, W)."""

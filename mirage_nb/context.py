@@ -1,8 +1,7 @@
 """Context: clean past frames that the generator sees in addition to the memory (paper: reference and preceding frames).
 
-A token of the memory is one cell; a past frame is a whole picture. The paper's generator sees up to four past latent
-frames that show the same place as the segment, and the two frames that precede it, all clean, at timestep 0. The voxels
-that a frame sees tell which past frames show the same place.
+The paper's generator sees up to four past latent frames that show the same place as the segment, and the two frames
+that precede it, all at timestep 0. The voxels that a frame sees tell which past frames show the same place.
 """
 
 from __future__ import annotations
@@ -24,19 +23,12 @@ MIN_OVERLAP = 0.04  # IoU below which a frame says nothing about the target (pap
 
 @dataclass
 class Past:
-    """What one video showed so far, one latent frame each, at latent size.
+    """What one video showed so far: lists with an item for each latent frame, all at latent size."""
 
-    Attributes:
-        latents: list of n, (C, h, w).
-        depth: list of n, (h, w) z-depth in metres.
-        nearest: list of n, (h, w), `nearest_around` of the depth.
-        cameras: list of n, one camera each, at latent size.
-    """
-
-    latents: list[Tensor] = field(default_factory=list)
-    depth: list[Tensor] = field(default_factory=list)
-    nearest: list[Tensor] = field(default_factory=list)
-    cameras: list[Cameras] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)  # (C, h, w) each
+    depth: list[Tensor] = field(default_factory=list)  # (h, w), z-depth in metres
+    nearest: list[Tensor] = field(default_factory=list)  # (h, w), `nearest_around` of the depth
+    cameras: list[Cameras] = field(default_factory=list)  # one camera each
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -52,15 +44,10 @@ class Past:
 
 @dataclass(frozen=True)
 class Context:
-    """Clean latent frames next to the noisy ones, in the paper's order: references, target, preceding.
+    """Clean latent frames next to the noisy ones, in the paper's order: references, target, preceding."""
 
-    Attributes:
-        references: (B, C, r, h, w), which the memory branch does not see.
-        preceding: (B, C, p, h, w), which it does.
-    """
-
-    references: Tensor
-    preceding: Tensor
+    references: Tensor  # (B, C, r, h, w), which the memory branch does not see
+    preceding: Tensor  # (B, C, p, h, w), which it does
 
     @staticmethod
     def none(target: Tensor) -> Context:
@@ -102,13 +89,11 @@ class Context:
 
 
 def visible_voxels(depth: Tensor, cameras: Cameras, where: Tensor | None = None, voxel_size: float = VOXEL) -> Tensor:
-    """Sorted keys (K,) of the voxels that N views see together.
+    """Sorted keys (K,) of the voxels, `voxel_size` metres wide, that N views see together.
 
     Args:
-        depth: (N, h, w) z-depth in metres; 0 or non-finite = unknown, which sees nothing.
-        cameras: N cameras of that size.
+        depth: (N, h, w) z-depth in metres of N cameras of that size; 0 or non-finite = unknown, which sees nothing.
         where: (N, h, w) bool, the cells that count; by default all.
-        voxel_size: edge in metres.
     """
     measured = torch.isfinite(depth) & (depth > 0)
     measured = measured if where is None else measured & where
@@ -120,11 +105,8 @@ def visible_voxels(depth: Tensor, cameras: Cameras, where: Tensor | None = None,
 def shared_voxel_size(depth: Tensor, cameras: Cameras) -> float:
     """Edge in metres at which two views of one surface share voxels: VOXEL, or two cells where cells are coarser.
 
-    Cells that lie farther apart than a voxel is wide hit the same voxels only by chance.
-
-    Args:
-        depth: (N, h, w) z-depth in metres, 0 = unknown.
-        cameras: N cameras of that size.
+    Cells that lie farther apart than a voxel is wide hit the same voxels only by chance. The depth (N, h, w), in metres
+    and 0 where unknown, is that of N cameras of that size.
     """
     footprints = (depth / cameras.intrinsics[:, 0, None, None])[depth > 0]
     return max(VOXEL, 2 * footprints.median().item()) if len(footprints) else VOXEL
@@ -137,13 +119,10 @@ def overlap(a: Tensor, b: Tensor) -> float:
 
 
 def choose_references(target: Tensor, past: Sequence[Tensor], count: int = 4) -> list[int]:
-    """Which past frames overlap the target most: at most `count` of their indices, the best first.
+    """Which past frames overlap the target most: at most `count` of their indices (paper: 4), the best first.
 
-    Args:
-        target: keys of the voxels that the target sees.
-        past: the same of every past frame.
-        count: how many at most (paper: 4). Frames that overlap by less than MIN_OVERLAP are never chosen; ties go to
-            the earlier frame.
+    Frames are given as the keys of the voxels that they see. Those that overlap by less than MIN_OVERLAP are never
+    chosen; ties go to the earlier frame.
     """
     values = [overlap(target, frame) for frame in past]
     ranked = sorted(range(len(past)), key=lambda index: (-values[index], index))
@@ -159,9 +138,8 @@ def find_context(
     those that the memory shows. All scenes take as many references as the scene that has the fewest.
 
     Args:
-        past: B pasts.
-        readouts: B readouts of the segment's latent frames.
-        cameras: B times their cameras, at latent size.
+        past, readouts, cameras: one for each scene: its past, and the readout of the segment's latent frames with their
+            cameras, at latent size.
         references, preceding: how many frames of each kind at most.
 
     Returns:

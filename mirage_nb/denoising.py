@@ -9,18 +9,12 @@ import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.checks import one_of
 from mirage_nb.context import Context, find_context
 from mirage_nb.guidance import GuidanceOptions, Shown, noise_level
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.text import GuidedTransformer
-from mirage_nb.models.vae import (
-    decode,
-    frame_encoder,
-    precision,
-    spatial_stride,
-    temporal_stride,
-    visible_latents,
-)
+from mirage_nb.models.vae import decode, frame_encoder, precision, spatial_stride, temporal_stride, visible_latents
 from mirage_nb.reprojection import Readout
 from mirage_nb.runs import digest, model_digest
 from mirage_nb.segments import Clock, segment_noise
@@ -108,8 +102,7 @@ class MirageModel:
         self.depth_estimator, self.mask_estimator = self.parts.depth_estimator, self.parts.mask_estimator
         self.device = torch.device(self.device or next(transformer.parameters()).device)
         self.conditioning = self.conditioning or ("branch" if transformer.has_branch else "guidance")
-        if self.conditioning not in CONDITIONINGS:
-            raise ValueError(f"conditioning: expected one of {', '.join(CONDITIONINGS)}, got {self.conditioning!r}")
+        one_of("conditioning", self.conditioning, CONDITIONINGS)
         self.encode = frame_encoder(vae)
         self._all_visible: Tensor | None = None  # the constant half of the layout `wan`
 
@@ -125,9 +118,8 @@ class MirageModel:
             transformer = GuidedTransformer(transformer, *negative, self.guidance_scale)
         with clock("denoise"):
             views = [cameras[:: self.latent_step].downscale(self.stride) for cameras in inputs.cameras]
-            context, chosen, precede = find_context(
-                inputs.past, inputs.readouts, views, self.references, self.preceding
-            )
+            counts = self.references, self.preceding
+            context, chosen, precede = find_context(inputs.past, inputs.readouts, views, *counts)
             shape = (first.shape[1], len(views[0]), *first.shape[2:])  # (C, t, h, w)
             noise = torch.stack([segment_noise(seed, inputs.index, shape) for seed in inputs.seeds]).to(self.device)
             latents = denoise(
@@ -171,9 +163,6 @@ class MirageModel:
         return on_step
 
     def fingerprint(self) -> dict[str, str]:
-        """Hashes by name of what decides the video; a run that is resumed must bring the same."""
-        return {
-            "prompt": digest(*self._embeds, self.guidance_scale),
-            "conditioning": digest(self.conditioning, self.guidance),
-            "num_inference_steps": digest(self.num_inference_steps), "model": model_digest(self.parts.components),
-        }  # fmt: skip
+        asked = {"prompt": (*self._embeds, self.guidance_scale), "conditioning": (self.conditioning, self.guidance)}
+        asked |= {"num_inference_steps": (self.num_inference_steps,)}
+        return {name: digest(*parts) for name, parts in asked.items()} | {"model": model_digest(self.parts.components)}

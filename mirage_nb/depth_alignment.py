@@ -18,18 +18,13 @@ from mirage_nb.reprojection import Readout
 MIN_OVERLAP = 0.02  # share of a frame's cells whose depth both know; fewer say nothing about scale
 FAR = 1000.0  # metres; an inverse depth below 1 / FAR is the sky, hence unknown
 
-NO_SCALE = (
-    "depth: relative depth can't be aligned, nothing says its scale; give the first frame's depth, or take a metric "
-    "model"
-)
+UNALIGNED = "depth: relative depth can't be aligned, {}; give the first frame's depth, or take a metric model"
+NO_SCALE = UNALIGNED.format("nothing says its scale")
 
 
 class DepthEstimator(Protocol):
-    """What the loop asks of a depth model.
-
-    Attributes:
-        relative: False for z-depth in metres; True for inverse depth up to scale and shift.
-    """
+    """What the loop asks of a depth model; `relative` is False for z-depth in metres, True for inverse depth up to
+    scale and shift."""
 
     relative: bool
 
@@ -38,18 +33,12 @@ class DepthEstimator(Protocol):
 
 
 class Fit(NamedTuple):
-    """How the estimated depth d of a frame was fitted: z = scale * d if d is metric, else 1 / z = scale * d + shift.
+    """How the estimated depth d of a frame was fitted: z = scale * d if d is metric, else 1 / z = scale * d + shift."""
 
-    Attributes:
-        scale, shift: of the fit. Where too little overlapped, they are those of the frame before (or none).
-        overlap: share of cells whose depth both the estimate and the memory know; 0 where that was too little.
-        error: the median relative difference of the two depths after the fit.
-    """
-
-    scale: float
+    scale: float  # where too little overlapped, scale and shift are those of the frame before (or none)
     shift: float
-    overlap: float
-    error: float
+    overlap: float  # share of cells whose depth both the estimate and the memory know; 0 where that was too little
+    error: float  # the median relative difference of the two depths after the fit
 
 
 def robust_line(x: Tensor, y: Tensor, steps: int = 10) -> tuple[float, float]:
@@ -108,11 +97,8 @@ def align_depth(
                 scale, shift = robust_line(estimated[both], 1 / in_memory[both])
             if not enough or scale <= 0:
                 if before is None:
-                    raise ValueError(
-                        f"depth: relative depth can't be aligned, {share:.0%} of the frame has a known depth"
-                        + (" and runs against it" if enough else "")
-                        + "; give the first frame's depth, or take a metric model"
-                    )
+                    why = f"{share:.0%} of the frame has a known depth{' and runs against it' * bool(enough)}"
+                    raise ValueError(UNALIGNED.format(why))
                 scale, shift, enough = before.scale, before.shift, False
             aligned_whole, aligned_cells = (_invert(d, scale, shift) for d in (whole, estimated))
         error = 0.0
@@ -138,30 +124,21 @@ def estimate_depth(
 
     Args:
         pixels: (B, t, 3, H, W) in [-1, 1].
-        cameras: B times t cameras, at the size of the image.
-        readouts: B readouts of their memories, of t frames.
-        before: the last fit of each scene.
-
-    Raises:
-        ValueError: a relative depth that nothing can be fitted to.
+        cameras, readouts, before: for each scene the t cameras at the size of the image, what its memory shows to them,
+            and its last fit.
     """
     intrinsics = torch.cat([views.intrinsics for views in cameras])
     depth = estimator.predict(pixels.flatten(0, 1), intrinsics).unflatten(0, pixels.shape[:2])
-    aligned = [
-        align_depth(estimated, readout.depth, readout.visibility, estimator.relative, last)
-        for estimated, readout, last in zip(depth, readouts, before)
-    ]
-    return torch.stack([depth for depth, _ in aligned]), [fits for _, fits in aligned]
+    scenes = zip(depth, readouts, before)
+    aligned = [align_depth(d, readout.depth, readout.visibility, estimator.relative, b) for d, readout, b in scenes]
+    depth, fits = zip(*aligned)
+    return torch.stack(depth), list(fits)
 
 
 def fit_report(fits: list[Fit]) -> dict | None:
     """Medians over the frames that could be fitted, JSON-able; None where there was nothing to fit."""
     fitted = [fit for fit in fits if fit.overlap > 0]
-    if not fits:
-        return None
-    report = {"frames": len(fits), "fitted": len(fitted)}
-    if fitted:
-        columns = torch.tensor(fitted, dtype=torch.float64)
-        names = ("scale", "shift", "overlap", "relative_error")
-        report |= {name: round(value, 5) for name, value in zip(names, columns.median(0).values.tolist())}
-    return report
+    medians = torch.tensor(fitted, dtype=torch.float64).median(0).values.tolist() if fitted else []
+    names = ("scale", "shift", "overlap", "relative_error")
+    rounded = {name: round(value, 5) for name, value in zip(names, medians)}
+    return {"frames": len(fits), "fitted": len(fitted)} | rounded if fits else None

@@ -8,8 +8,6 @@ the image's, divided by the VAE's stride s. Two details decide whether the point
   a depth edge into a point that hangs in the air between them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,8 +20,21 @@ MIN_VALID = 0.25  # share of a cell's pixels whose depth must be known
 MAX_MEDIAN_DEPTH = 200.0  # metres; a median beyond it means that the unit is wrong
 
 
+class Rows:
+    """A dataclass of tensors of one length: select some rows by a slice, a mask or an index tensor, or move all."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, index):
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device):
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
 @dataclass(frozen=True)
-class Points:
+class Points(Rows):
     """P lifted tokens, ordered by frame, then row, then column.
 
     Attributes:
@@ -39,16 +50,6 @@ class Points:
     footprints: Tensor
     frame: Tensor
     cell: Tensor
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index) -> Points:
-        """Select points with a slice, a mask or an index tensor."""
-        return Points(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def to(self, device) -> Points:
-        return Points(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def check_depth(depth: Tensor, cameras: Cameras) -> None:
@@ -139,19 +140,16 @@ def at_latent_size(depth: Tensor, mask: Tensor | None, cameras: Cameras, stride:
     """
     pixels = cameras.size
     latent = (pixels[0] // stride, pixels[1] // stride)
-    if tuple(depth.shape[1:]) == pixels:
-        depth = depth_to_latent(depth, stride)
-    elif tuple(depth.shape[1:]) == latent:
-        depth = torch.where(torch.isfinite(depth), depth, torch.zeros_like(depth)).float()
-    else:
-        raise ValueError(f"depth: expected {pixels} pixels or {latent} cells, got {tuple(depth.shape[1:])}")
+    if mask is not None and (mask.dtype != torch.bool or mask.ndim != 3 or len(mask) != len(depth)):
+        raise ValueError(f"mask: expected bool (N, H, W), got {mask.dtype} of shape {tuple(mask.shape)}")
+    for name, value in {"depth": depth, "mask": depth if mask is None else mask}.items():
+        if tuple(value.shape[1:]) not in (pixels, latent):
+            raise ValueError(f"{name}: expected {pixels} pixels or {latent} cells, got {tuple(value.shape[1:])}")
+    by_cell = tuple(depth.shape[1:]) == latent
+    depth = torch.where(depth.isfinite(), depth, 0.0).float() if by_cell else depth_to_latent(depth, stride)
     allowed = depth > 0
     if mask is not None:
-        if mask.dtype != torch.bool or mask.ndim != 3 or len(mask) != len(depth):
-            raise ValueError(f"mask: expected bool (N, H, W), got {mask.dtype} of shape {tuple(mask.shape)}")
-        if tuple(mask.shape[1:]) not in (pixels, latent):
-            raise ValueError(f"mask: expected {pixels} pixels or {latent} cells, got {tuple(mask.shape[1:])}")
-        mask = cells(mask, stride).all(-1) if tuple(mask.shape[1:]) == pixels else mask
+        mask = mask if tuple(mask.shape[1:]) == latent else cells(mask, stride).all(-1)
         allowed &= mask.to(allowed.device)
     return depth, allowed
 

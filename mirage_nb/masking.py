@@ -5,19 +5,13 @@ what moves: a surface that another view looks through was not there then. A cell
 can only be lifted to one of them; `writable` can leave it out as well.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.context import Past
 from mirage_nb.lifting import cells, depth_to_latent, nearest_around
 from mirage_nb.reprojection import Readout, project
-
-if TYPE_CHECKING:
-    from mirage_nb.context import Past
 
 EDGE_SHARE = 1 / 8  # a cell is on an edge if more of its pixels are; an edge along its border is exactly that many
 DEPTH_TOLERANCE = 0.1  # relative; more than estimated depth errs from frame to frame
@@ -45,8 +39,7 @@ def depth_edges(depth: Tensor, threshold: float = 0.05, width: int = 1) -> Tenso
         if length > 0:
             before, here, after = (inverse.narrow(dim, start, length) for start in (0, width, 2 * width))
             nearest = torch.maximum(here, torch.maximum(before, after))
-            jump = (before - 2 * here + after).abs() > threshold * nearest
-            edges.narrow(dim, width, length).logical_or_(jump)
+            edges.narrow(dim, width, length).logical_or_((before - 2 * here + after).abs() > threshold * nearest)
     return edges
 
 
@@ -91,11 +84,8 @@ def looked_through(
     (relatively) behind the surface.
 
     Args:
-        surface: (N, h, w) z-depth in metres of the cells of N cameras; 0 = unknown.
-        cameras: N cameras **at latent size**.
-        nearest: (M, h, w), `lifting.nearest_around` of the views' depth; 0 is evidence of nothing.
-        views: M cameras at latent size.
-        tolerance: relative depth; more than the error of depth from frame to frame.
+        surface: (N, h, w) z-depth in metres of the cells of N cameras **at latent size**; 0 = unknown.
+        nearest: (M, h, w), `lifting.nearest_around` of the depth of M views at latent size; 0 is evidence of nothing.
     """
     h, w = views.size
     points = cameras.unproject(surface).reshape(-1, 3)
@@ -111,14 +101,14 @@ def looked_through(
 def inconsistent(depth: Tensor, readout: Readout, tolerance: float = DEPTH_TOLERANCE) -> Tensor:
     """Cells where a view looks through what the memory shows, (N, h, w) bool.
 
-    There, everything in the cell and around it lies more than `tolerance` behind the readout. So the token shows
-    something that has moved away; `readout.index` of these cells says which tokens to delete. A surface seen in front
-    of the memory's is no contradiction, since a static thing may hide another; `find_moving` tells whether it moves.
+    There, everything in the cell and around it lies more than `tolerance` (relatively) behind the readout. So the token
+    shows something that has moved away; `readout.index` of these cells says which tokens to delete. A surface seen in
+    front of the memory's is no contradiction, since a static thing may hide another; `find_moving` tells whether it
+    moves.
 
     Args:
         depth: (N, H, W) z-depth in metres of the view, per pixel (or per cell); 0 or non-finite means unknown.
         readout: what the memory shows to the same cameras.
-        tolerance: relative depth.
     """
     h, w = readout.depth.shape[1:]
     if depth.ndim != 3 or len(depth) != len(readout) or depth.shape[1] % h or depth.shape[2] * h != depth.shape[1] * w:
@@ -145,8 +135,7 @@ def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Te
     new, window = len(depth), slice(max(0, len(past) - len(depth) - MOVING_WINDOW), None)
     views, surface = Cameras.cat(past.cameras[window]), torch.stack(past.depth[-new:])
     if len(views) == 1:  # there is nothing to compare with
-        nothing = torch.zeros_like(surface, dtype=torch.bool)
-        return nothing, readout.index[nothing]
+        return torch.zeros_like(surface, dtype=torch.bool), readout.index.new_empty(0)
     cameras, nearest = Cameras.cat(past.cameras[-new:]), torch.stack(past.nearest[window])
     moving = looked_through(surface, cameras, nearest, views, min_views=min(MOVING_VIEWS, len(views) - 1))
     # The given frame's depth is the best there is: its cells are believed one by one, without those around them.

@@ -86,22 +86,19 @@ def there_and_back(out_path: Tensor) -> Tensor:
 
 
 def actions_to_c2w(action: str) -> Tensor:
-    """A camera path from keystrokes, `"w-32,j-48,l-48"`, in the language of diffusers (`SanaWMPipeline`).
+    """A camera path from keystrokes, `"w-32,j-48,l-48"`, in the language of diffusers (`SanaWMPipeline`): (N + 1, 4, 4)
+    c2w matrices for N frames of keys, the first the identity.
 
     Segments `keys-frames` follow each other; keys of a segment are held together; `none-8` waits. W, A, S, D walk
     forward, left, back and right on the horizontal (xz) plane; J and L turn left and right; I and K look up and down,
     to at most 85 degrees. A frame moves 5 cm and turns 1.2 degrees.
-
-    Returns:
-        (N + 1, 4, 4) c2w matrices for N frames of keys: the first is the identity.
     """
     try:
         from diffusers.pipelines.sana_wm.cam_utils import action_string_to_c2w
+
+        path = action_string_to_c2w(action, translation_speed=0.05, rotation_speed_deg=1.2)
     except ImportError:
         raise ValueError("action: keystrokes need diffusers 0.42 or newer, so Python 3.11; name a path") from None
-
-    try:
-        path = action_string_to_c2w(action, translation_speed=0.05, rotation_speed_deg=1.2)
     except ValueError as error:
         raise ValueError(f"action: {error} Example: 'w-32,j-48,l-48' (keys wasd move, ijkl turn)") from None
     return torch.from_numpy(path).float()

@@ -7,15 +7,15 @@ The paper projects all points into each target camera and keeps, for each cell, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from mirage_nb.cameras import Cameras
+from mirage_nb.lifting import Rows
 
 NEAR = 1e-3  # metres; what is nearer to the camera is not seen
 MAX_SPLAT = 3  # cells that a splat may reach beyond the cell where its point lands
@@ -28,7 +28,7 @@ EMPTY_KEY = (0x7F7FFFFF << 32) | 0xFFFFFFFF  # its key: the bits of NOTHING abov
 
 
 @dataclass(frozen=True)
-class Readout:
+class Readout(Rows):
     """What N cameras see of a memory, on latent grids of h x w cells.
 
     Attributes:
@@ -45,16 +45,6 @@ class Readout:
     depth: Tensor
     offset: Tensor
     index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, index) -> Readout:
-        """The readout of some of the cameras: a slice, a mask or an index tensor."""
-        return Readout(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def to(self, device) -> Readout:
-        return Readout(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @staticmethod
     def empty(cameras: Cameras, channels: int, dtype=torch.float32) -> Readout:
@@ -135,47 +125,39 @@ def readout_of(
     camera = slot // (h * w)
     u, v, z = project(positions, cameras.c2w[camera], cameras.intrinsics[camera])
     centre = torch.stack([slot % w, slot // w % h], -1) + 0.5  # (K, 2)
-    latents = tokens.new_zeros(n * h * w, channels)
-    latents[slot] = tokens
-    depth = z.new_zeros(n * h * w)
-    depth[slot] = z
-    offset = z.new_zeros(n * h * w, 2)
-    offset[slot] = (torch.stack([u, v], -1) - centre).clamp(-1, 1)
-    return Readout(
-        latents=latents.reshape(n, h, w, -1).permute(0, 3, 1, 2).contiguous(),
-        visibility=index >= 0,
-        depth=depth.reshape(n, h, w),
-        offset=offset.reshape(n, h, w, 2).permute(0, 3, 1, 2).contiguous(),
-        index=index,
-    )
+
+    def on_grid(values: Tensor, size: int) -> Tensor:
+        """(N, size, h, w): values (K, size) where they won, 0 elsewhere."""
+        grid = values.new_zeros(n * h * w, size)
+        grid[slot] = values
+        return grid.reshape(n, h, w, size).permute(0, 3, 1, 2).contiguous()
+
+    offset = (torch.stack([u, v], -1) - centre).clamp(-1, 1)
+    return Readout(on_grid(tokens, channels), index >= 0, on_grid(z[:, None], 1)[:, 0], on_grid(offset, 2), index)
 
 
 # ---- The fast form. The bits of a float32 depth above the token's index make an integer key that sorts by depth, then
 # by index. A cell keeps its smallest key (`amin`): the result is the same on every run and device, without a sort.
 
 
-class Landed(NamedTuple):
-    """Where K points land in each of N cameras, all (N, K). Where `inside` is False, the rest may be anything."""
-
-    u: Tensor  # float32, in cells
-    v: Tensor
-    z: Tensor  # metres
-    cell: Tensor  # int32, row * w + column, always a valid cell
-    inside: Tensor  # bool: farther than NEAR, and within the image
-
-
-def land(points: Tensor, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Landed:
-    """Project points (K, 3) into N cameras, c2w (N, 4, 4) and intrinsics (N, 4), whose grids have `size` cells.
+def land(
+    points: Tensor, c2w: Tensor, intrinsics: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where points (K, 3) land in N cameras, c2w (N, 4, 4) and intrinsics (N, 4), whose grids have `size` cells.
 
     It has no branch, so that every step runs at the speed of the vector unit. NaN is outside. An infinite z may be
     inside; the depth test refuses it.
+
+    Returns:
+        All (N, K): u and v in cells, z in metres; the cell, row * w + column, int32 and always a valid one; and whether
+        the point lands inside of the image, farther than NEAR.
     """
     (h, w), (u, v, z) = size, project(points, c2w[:, None], intrinsics[:, None])
     column, row = u.floor(), v.floor()
     inside = torch.minimum(torch.minimum(column, w - 1 - column), torch.minimum(row, h - 1 - row)) >= 0
     inside &= z > NEAR
     cell = row.int().clamp_(0, h - 1).mul_(w).add_(column.int().clamp_(0, w - 1))
-    return Landed(u, v, z, cell, inside)
+    return u, v, z, cell, inside
 
 
 def pack(priority: Tensor, index: Tensor) -> Tensor:
@@ -228,15 +210,15 @@ class DepthTest:
 
     def _add(self, points: Tensor, index: Tensor, footprints: Tensor | None, cameras: Tensor) -> None:
         (h, w), intrinsics = self.cameras.size, self.cameras.intrinsics[cameras]
-        landed = land(points, self.cameras.c2w[cameras], intrinsics, (h, w))
-        slot = landed.cell.add_((cameras * (h * w)).int()[:, None]).flatten()  # (n * K,) cells of all cameras
-        u, v, z = landed.u.flatten(), landed.v.flatten(), landed.z.flatten()
-        hit = landed.inside.flatten().logical_and_(z <= self._nearest.view(-1).index_select(0, slot))
+        u, v, z, cell, inside = land(points, self.cameras.c2w[cameras], intrinsics, (h, w))
+        slot = cell.add_((cameras * (h * w)).int()[:, None]).flatten()  # (n * K,) cells of all cameras
+        u, v, depth, z = u.flatten(), v.flatten(), z, z.flatten()
+        hit = inside.flatten().logical_and_(z <= self._nearest.view(-1).index_select(0, slot))
         pair = hit.nonzero()[:, 0]
         if footprints is None:
             self._enter(slot[pair].long(), z[pair], index[pair % len(points)])
             return
-        width = (footprints * intrinsics[:, :1]).div_(landed.z).flatten()
+        width = (footprints * intrinsics[:, :1]).div_(depth).flatten()
 
         def enter(pair: Tensor, slot: Tensor, column: Tensor, row: Tensor) -> None:
             x, y = u[pair] - (column + 0.5), v[pair] - (row + 0.5)

@@ -187,17 +187,10 @@ def rollout(
             frame = frames[-1][:, -1]
             latent = begin_next(made.latents, frame)
             yield SegmentResult(
-                index=segment.index,
-                frames=torch.cat(frames, 1).cpu(),
-                latents=torch.cat(latents, 2),
-                depth=torch.cat(depths, 1),
-                readouts=readouts,
-                mask=torch.cat(masks, 1),
-                references=made.references,
-                fits=[sum(of_scene, []) for of_scene in zip(*fits)],
-                tokens=[len(memory) for memory in memories],
-                seconds=clock.seconds | made.seconds,
-            )
+                segment.index, torch.cat(frames, 1).cpu(), torch.cat(latents, 2), torch.cat(depths, 1), readouts,
+                torch.cat(masks, 1), made.references, fits=[sum(of_scene, []) for of_scene in zip(*fits)],
+                tokens=[len(memory) for memory in memories], seconds=clock.seconds | made.seconds,
+            )  # fmt: skip
 
     def begin_next(latents: Tensor, last_frame: Tensor) -> Tensor:
         """The next segment's first latent frame (B, C, h, w). A video VAE encodes its first frame alone, and its last
@@ -214,17 +207,15 @@ def _check_rollout(model, memories, image, cameras, seeds, depth, moving) -> Non
     for memory in memories:
         check_memory(memory, model.stride, model.channels)
     batch, height, width, _ = image.shape
-    counts = {len(c) for c in cameras}
-    if not batch == len(memories) == len(cameras) == len(seeds) or len(counts) != 1:
+    if not batch == len(memories) == len(cameras) == len(seeds) or len({len(c) for c in cameras}) != 1:
         raise ValueError(f"cameras: expected {batch} scenes of one length, with a memory and a seed for each")
     if any(c.size != (height, width) for c in cameras):
         raise ValueError(f"cameras: expected the image's size {height}x{width}, got {cameras[0].size}")
-    num_frames = counts.pop()
+    num_frames = len(cameras[0])
     for name, value, lengths in (("depth", depth, (1, num_frames)), ("moving", moving, (num_frames,))):
         if value is not None and tuple(value.shape) not in [(batch, n, height, width) for n in lengths]:
             raise ValueError(f"{name}: expected {(batch, num_frames, height, width)}, got {tuple(value.shape)}")
     if model.depth_estimator is None and (depth is None or depth.shape[1] == 1):
         raise ValueError("depth: there is no depth estimator, so the depth (T, H, W) of every frame is needed")
-    if model.depth_estimator is not None and model.depth_estimator.relative:
-        if depth is None and not all(map(len, memories)):
-            raise ValueError(NO_SCALE)
+    if depth is None and model.depth_estimator.relative and not all(map(len, memories)):
+        raise ValueError(NO_SCALE)

@@ -18,6 +18,4 @@ _NAMES_OF = {
     "widgets.path_editor": ("PathEditor",),
     "widgets.walk": ("Walk",),
 }  # fmt: skip
-_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
-__all__ = sorted(_MODULE_OF)
-__getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+__all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES_OF)
