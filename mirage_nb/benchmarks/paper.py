@@ -7,17 +7,15 @@ bytes do not depend on their values.
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
 
-from mirage_nb.benchmarks.measure import machine, one_thread
-from mirage_nb.benchmarks.race import MEMORIES, summarise
+from mirage_nb.benchmarks.race import MEMORIES, machine, one_thread, summarise
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Clip
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.masking import writable
 from mirage_nb.memory import RGBPointCloud, make_memory
 from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, WAN22_VAE
-from mirage_nb.models.vae import as_pixels, encode, spatial_stride, temporal_stride, use_frame_kernels
+from mirage_nb.models.vae import as_pixels, encode, use_frame_kernels
 from mirage_nb.paths import camera_path
 from mirage_nb.segments import Clock
 
@@ -46,28 +44,21 @@ def once_around(chunks: int, frames: int, size: tuple[int, int]) -> tuple[Camera
 
 
 def walk(name: str, vae, cameras: Cameras, clips: Sequence[Clip], frames: int, device: torch.device) -> list[dict]:
-    """Write the key frames of chunk after chunk, and after each read for the chunk that follows.
+    """Write the key frames of chunk after chunk, and after each read for the chunk that follows: for each its `frames`,
+    `seconds` of write and read, bytes and tokens.
 
     The read of an RGB memory is its render; its VAE encode is measured for all chunks together, by `race`.
-
-    Returns:
-        For each chunk its `frames`, `seconds` of write and read, bytes and tokens.
     """
-    stride, channels, new = spatial_stride(vae), vae.config.z_dim, frames - 1
+    stride, channels, new = vae.config.scale_factor_spatial, vae.config.z_dim, frames - 1
     shape = (channels, *(n // stride for n in cameras.size))
-
-    def no_encode(pixels: Tensor) -> Tensor:
-        return pixels.new_zeros(len(pixels), *shape)
-
-    memory = make_memory(name, no_encode, stride=stride, channels=channels)
+    memory = make_memory(name, lambda pixels: pixels.new_zeros(len(pixels), *shape), stride=stride, channels=channels)
     renders = isinstance(memory, RGBPointCloud)
-    every = max(1, new // (RENDERED - 1)) if renders else temporal_stride(vae)
+    every = max(1, new // (RENDERED - 1)) if renders else vae.config.scale_factor_temporal
     chunks, generator = [], torch.Generator().manual_seed(0)
-    for chunk, clip in enumerate(clips):
+    for chunk, clip in enumerate(clips, 1):
         latents = torch.randn(KEYS, *shape, generator=generator).half().to(device)
         pixels, depth, views = as_pixels(clip.frames).to(device), clip.depth.to(device), clip.cameras.to(device)
-        first = (chunk + 1) * new
-        ahead, clock = cameras[list(range(first, first + frames, every))].to(device), Clock(device)
+        ahead, clock = cameras[list(range(chunk * new, chunk * new + frames, every))].to(device), Clock(device)
         with clock("write"):
             memory.write(latents, depth, views, writable(depth, stride=stride), frames=pixels)
         with clock("read"):
@@ -78,6 +69,7 @@ def walk(name: str, vae, cameras: Cameras, clips: Sequence[Clip], frames: int, d
     return chunks
 
 
+@one_thread()
 @torch.no_grad()
 def race(
     runs: int = 5, chunks: int = 8, device: torch.device = torch.device("cpu"), vae=None, frames: int = WAN22_FRAMES,
@@ -90,28 +82,27 @@ def race(
         frames, size: of a chunk, and of its pictures (height, width).
         track: goes through the runs, for example with a progress bar.
     """
-    raw: dict[str, list[dict]] = {name: [] for name in MEMORIES}
-    with one_thread():
-        about, vae, (cameras, clips) = machine(device), vae or random_wan_vae(device), once_around(chunks, frames, size)
-        video = torch.rand(1, 3, frames, *size, device=device) * 2 - 1
-        for run in track(range(runs)):
-            clock, encoded = Clock(device), device.type == "cuda" or run == 0
-            if encoded:
-                with clock("read"):
-                    encode(vae, video)
-            for name in MEMORIES:
-                walked = walk(name, vae, cameras, clips, frames, device)
-                if encoded and name.startswith("rgb"):
-                    for chunk in walked:
-                        chunk["seconds"]["encode"] = clock.seconds["read"]
-                raw[name].append({"chunks": walked})
+    raw, vae = {name: [] for name in MEMORIES}, vae or random_wan_vae(device)
+    cameras, clips = once_around(chunks, frames, size)
+    video = torch.rand(1, 3, frames, *size, device=device) * 2 - 1
+    for run in track(range(runs)):
+        clock, encoded = Clock(device), device.type == "cuda" or run == 0
+        if encoded:
+            with clock("read"):
+                encode(vae, video)
+        for name in MEMORIES:
+            walked = walk(name, vae, cameras, clips, frames, device)
+            for chunk in walked if encoded and name.startswith("rgb") else ():
+                chunk["seconds"]["encode"] = clock.seconds["read"]
+            raw[name].append({"chunks": walked})
+    latent_frames = 1 + (frames - 1) // vae.config.scale_factor_temporal
     notes = [
         f"A camera turns once around a ray-cast room; {KEYS} key frames a chunk are written into every memory, with "
-        f"exact depth. The latent memories read {1 + (frames - 1) // temporal_stride(vae)} latent frames, the RGB ones "
-        f"render {RENDERED} frames, scaled to {frames}, and encode them. Times are per new frame, without denoising, "
-        "decoding and depth.",
+        f"exact depth. The latent memories read {latent_frames} latent frames, the RGB ones render {RENDERED} frames, "
+        f"scaled to {frames}, and encode them. Times are per new frame, without denoising, decoding and depth.",
         "On a CPU the encode was measured once. A GPU speeds it up more than the readout, so there the ratio of the "
         "times is smaller; that of the bytes is the same.",
     ]
     settings = {"runs": runs, "chunks": chunks, "frames": frames, "size": list(size), "keys": KEYS}
-    return {"scale": "paper", "settings": settings, "machine": about, "notes": notes, "memories": summarise(raw)}
+    about = {"scale": "paper", "settings": settings, "machine": machine(device)}
+    return about | {"notes": notes, "memories": summarise(raw)}

@@ -1,10 +1,14 @@
 """The race of the memories: what each costs, stage by stage and chunk by chunk, and how well its loop closes."""
 
-from collections.abc import Callable, Iterable, Sequence
+import platform
+import re
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-from mirage_nb.benchmarks.measure import machine, one_thread, spread
 from mirage_nb.data.clip import Clip
 from mirage_nb.evaluation.metrics import closed_loop_psnr, psnr
 from mirage_nb.evaluation.walks import there_and_back_room
@@ -16,6 +20,26 @@ MEMORIES = ("latent", "append", "rgb_capped", "rgb", "none")
 STAGES = ("read", "encode", "denoise", "decode", "depth", "write")
 MEMORY_STAGES = ("read", "encode", "write")  # what a memory takes; the other stages are the same for every memory
 QUANTITIES = ("bytes", "tokens", "psnr_to_truth")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one CPU thread, so that times can be compared and a scatter goes in order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def machine(device: torch.device) -> dict:
+    """What the figures are measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = named[1] if named else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
+    return {"device": device.type, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
@@ -49,6 +73,7 @@ def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
     return {"chunks": chunks, "closed_loop_psnr": closed_loop_psnr(frames)}
 
 
+@one_thread()
 def race(
     pipe, runs: int = 5, chunks: int = 12, first_room: int = 900000, size: tuple[int, int] = (128, 128),
     track: Callable[[Iterable], Iterable] = iter,
@@ -65,24 +90,29 @@ def race(
     Returns:
         A report: `settings`, `machine`, `notes` and `memories` (of `summarise`).
     """
-    model = pipe.video_model()
-    new, step = model.new_frames, model.latent_step
-    frames = chunks * new + 1
-    frames += step if frames % 2 == 0 else 0  # a path there and back has an odd number
-    raw: dict[str, list[dict]] = {name: [] for name in MEMORIES}
-    with one_thread():
-        about = machine(next(pipe.transformer.parameters()).device)
-        for room in track(range(first_room, first_room + runs)):
-            clip, start = there_and_back_room(room, frames, size), slice(2 * new + 1)
-            walk(pipe, "rgb", Clip(clip.frames[start], clip.depth[start], clip.cameras[start]), room)  # to warm up
-            for name in MEMORIES:
-                raw[name].append(walk(pipe, name, clip, room))
+    model, raw = pipe.video_model(), {name: [] for name in MEMORIES}
+    frames = chunks * model.new_frames + 1
+    frames += model.latent_step if frames % 2 == 0 else 0  # a path there and back has an odd number
+    for room in track(range(first_room, first_room + runs)):
+        clip, start = there_and_back_room(room, frames, size), slice(2 * model.new_frames + 1)
+        walk(pipe, "rgb", Clip(clip.frames[start], clip.depth[start], clip.cameras[start]), room)  # to warm up
+        for name in MEMORIES:
+            raw[name].append(walk(pipe, name, clip, room))
     notes = [
         "Each run is another held-out room, walked there and back by every memory from the same noise, two steps a "
         "chunk; closed loop: the last frame against the first. Writing includes finding what moves."
     ]
     settings = {"runs": runs, "chunks": chunks, "size": list(size), "first_room": first_room}
-    return {"scale": "tiny", "settings": settings, "machine": about, "notes": notes, "memories": summarise(raw)}
+    about = {"scale": "tiny", "settings": settings, "machine": machine(model.device)}
+    return about | {"notes": notes, "memories": summarise(raw)}
+
+
+def spread(values: Iterable[float | None]) -> dict[str, float] | None:
+    """Median, lowest, highest and count of the values that were measured (neither None nor NaN); None without any."""
+    measured = [float(v) for v in values if v is not None and v == v]
+    if not measured:
+        return None
+    return {"median": statistics.median(measured), "low": min(measured), "high": max(measured), "runs": len(measured)}
 
 
 def summarise(raw: dict[str, list[dict]]) -> dict[str, dict]:

@@ -36,19 +36,18 @@ def stage_rows(report: dict, chunk: int = 0, stages: Sequence[str] = STAGES) -> 
 
     Times are medians per frame of the `stages` that were measured; the report and the pictures have their ranges.
     """
-    parts = {name: memory["chunks"][chunk - 1] for name, memory in report["memories"].items()}
+    memories = report["memories"]
+    parts = {name: memory["chunks"][chunk - 1] for name, memory in memories.items()}
+    over = ratios(memories, chunk, stages)
     measured = [s for s in stages if any(row["seconds_per_frame"][s] for row in parts.values())]
-    number = next(iter(parts.values()))["chunk"]
-    over = ratios(report["memories"], number, measured)
-    rows = [[f"chunk {number}, per frame", *measured, "all", "over latent", "memory", "over latent", "closed loop"]]
+    head = f"chunk {parts['latent']['chunk']}, per frame"
+    rows = [[head, *measured, "all", "over latent", "memory", "over latent", "closed loop"]]
     for name, row in parts.items():
         each = [(row["seconds_per_frame"][s] or {"median": 0.0})["median"] for s in measured]
-        end = report["memories"][name]["closed_loop_psnr"]
-        rows.append([
-            title_of(name), *(in_units(x, SECONDS) for x in (*each, sum(each))), times(over[name]["time"]),
-            in_units(row["bytes"]["median"], BYTES), times(over[name]["bytes"]),
-            f"{end['median']:.1f} dB" if end else "–",
-        ])  # fmt: skip
+        held, end = row["bytes"]["median"], memories[name]["closed_loop_psnr"]
+        seconds = [in_units(x, SECONDS) for x in (*each, sum(each))]
+        rows.append([title_of(name), *seconds, times(over[name]["time"]), in_units(held, BYTES)])
+        rows[-1] += [times(over[name]["bytes"]), f"{end['median']:.1f} dB" if end else "–"]
     return rows
 
 

@@ -71,11 +71,8 @@ class DiffusersModel:
     @torch.no_grad()
     def sample(self, inputs: SegmentInputs) -> Sample:
         """One call of the pipeline for each scene."""
-        start, latents, videos = time.perf_counter(), [], []
-        for scene, (seed, cameras, readout) in enumerate(zip(inputs.seeds, inputs.cameras, inputs.readouts)):
-            final, video = self._call(inputs.image[scene], cameras, readout, segment_seed(seed, inputs.index))
-            latents.append(final)
-            videos.append(video)
+        start, seeds = time.perf_counter(), [segment_seed(seed, inputs.index) for seed in inputs.seeds]
+        latents, videos = zip(*map(self._call, inputs.image, inputs.cameras, inputs.readouts, seeds))
         seconds = {"denoise": time.perf_counter() - start, "decode": 0.0}  # the pipeline decodes within its call
         return Sample(torch.cat(latents), torch.stack(videos), seconds, [[] for _ in latents])
 
@@ -103,7 +100,5 @@ class DiffusersModel:
         plain = {name: value for name, value in self.options.items() if not isinstance(value, Mapping)}
         tensors = [value for value in plain.values() if isinstance(value, Tensor)]
         words = {name: value for name, value in plain.items() if not isinstance(value, Tensor)}
-        return {
-            "options": digest(words, *tensors, self.guidance, self.new_frames),
-            "model": model_digest(self.pipe.components),
-        }
+        options = digest(words, *tensors, self.guidance, self.new_frames)
+        return {"options": options, "model": model_digest(self.pipe.components)}

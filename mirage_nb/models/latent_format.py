@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mirage_nb.models.vae import statistics
+
 # By class: "bcthw", "btchw", or "packed" (a row of patches, by the pipeline's own _pack_latents). All are tested.
 LAYOUTS = {
     "WanPipeline": "bcthw",
@@ -29,27 +31,16 @@ SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_sca
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """The form of one pipeline's latents.
-
-    Attributes:
-        pipe: the pipeline.
-        layout: one of the values of LAYOUTS.
-        stride: pixels along the edge of a latent cell.
-        latent_step: pixel frames per latent frame.
-    """
+    """The form of one pipeline's latents."""
 
     pipe: object
-    layout: str
-    stride: int
-    latent_step: int
+    layout: str  # one of the values of LAYOUTS
+    stride: int  # pixels along the edge of a latent cell
+    latent_step: int  # pixel frames per latent frame
 
     @staticmethod
     def of(pipe) -> LatentFormat:
-        """The form of a pipeline's latents.
-
-        Raises:
-            ValueError: it is not known how this pipeline lays out its latents.
-        """
+        """The form of a pipeline's latents; ValueError for a class that is not in LAYOUTS."""
         layout = next((LAYOUTS[kind.__name__] for kind in type(pipe).__mro__ if kind.__name__ in LAYOUTS), None)
         if layout is None:
             raise ValueError(f"pipe: {type(pipe).__name__} is not known; expected one of {', '.join(LAYOUTS)}")
@@ -58,9 +49,14 @@ class LatentFormat:
         return LatentFormat(pipe, layout, int(spatial), int(temporal))
 
     @property
+    def _config(self) -> dict:
+        """The transformer's configuration; a U-Net has none."""
+        return getattr(getattr(self.pipe, "transformer", None), "config", {})
+
+    @property
     def size_multiple(self) -> int:
         """What a video's height and width must be a multiple of, in pixels: a patch of the denoiser."""
-        patch = getattr(getattr(self.pipe, "transformer", None), "config", {}).get("patch_size") or 1
+        patch = self._config.get("patch_size") or 1
         return self.stride * (patch if isinstance(patch, int) else patch[-1])
 
     @property
@@ -70,17 +66,15 @@ class LatentFormat:
 
     def extra_frames(self, latent_frames: int) -> int:
         """Latent frames that the pipeline puts before those of the video, and drops when it decodes."""
-        config = getattr(getattr(self.pipe, "transformer", None), "config", {})
-        patch = config.get("patch_size_t") if self.layout == "btchw" else None  # CogVideoX 1.5 fills up patches of time
-        if patch:
-            return -latent_frames % patch
-        return int(config.get("image_condition_type") == "latent_concat")  # Hunyuan's image
+        if self.layout == "btchw" and (patch := self._config.get("patch_size_t")):
+            return -latent_frames % patch  # CogVideoX 1.5 fills up patches of time
+        return int(self._config.get("image_condition_type") == "latent_concat")  # Hunyuan's image
 
     def asked_frames(self, num_frames: int) -> int:
         """How many frames to ask the pipeline for, to get num_frames: Hunyuan counts those of its image as well."""
-        latent_frames = (num_frames - 1) // self.latent_step + 1
-        counted = self.layout == "bcthw"  # CogVideoX fills up by itself
-        return num_frames + counted * self.extra_frames(latent_frames) * self.latent_step
+        if self.layout != "bcthw":  # CogVideoX fills up by itself
+            return num_frames
+        return num_frames + self.extra_frames((num_frames - 1) // self.latent_step + 1) * self.latent_step
 
     def unpack(self, latents: Tensor, num_frames: int, size: tuple[int, int]) -> Tensor:
         """The pipeline's latents of a video of num_frames and (height, width) as (B, C, t, h, w).
@@ -89,38 +83,32 @@ class LatentFormat:
             ValueError: they are not what such a video has.
         """
         t, h, w = (num_frames - 1) // self.latent_step + 1, size[0] // self.stride, size[1] // self.stride
-        extra = self.extra_frames(t)
+        extra, unpacked = self.extra_frames(t), latents.transpose(1, 2) if self.layout == "btchw" else latents
         if self.layout == "packed":
-            patches = self._patches()
-            if latents.ndim != 3 or latents.shape[1] * patches[1] ** 2 * patches[0] != t * h * w:
-                self._refuse(latents, t, h, w)
-            unpacked = self.pipe._unpack_latents(latents, t, h, w, patches[1], patches[0])
-        else:
-            unpacked = latents.transpose(1, 2) if self.layout == "btchw" else latents
+            space, time = self._patches
+            if latents.ndim == 3 and latents.shape[1] * space**2 * time == t * h * w:
+                unpacked = self.pipe._unpack_latents(latents, t, h, w, space, time)
         if tuple(unpacked.shape[1:]) != (self.channels, t + extra, h, w):
-            self._refuse(latents, t, h, w)
+            raise ValueError(
+                f"cameras: they are of a video of {t} latent frames of {h}x{w} cells, but the pipeline's latents have "
+                f"shape {tuple(latents.shape)} ({self.layout}); give one camera a frame, at the size of the video"
+            )
         return unpacked[:, :, extra:]
 
     def pack(self, latents: Tensor, like: Tensor) -> Tensor:
         """The inverse of `unpack`; `like` are the pipeline's latents that were unpacked."""
         latents = latents.to(like.dtype)
         if self.layout == "packed":
-            patches = self._patches()
-            return self.pipe._pack_latents(latents, patches[1], patches[0])
+            return self.pipe._pack_latents(latents, *self._patches)
         latents = latents.transpose(1, 2) if self.layout == "btchw" else latents
         time = 1 if self.layout == "btchw" else 2
         extra = like.narrow(time, 0, like.shape[time] - latents.shape[time])
         return torch.cat([extra, latents], time)
 
+    @property
     def _patches(self) -> tuple[int, int]:
-        """Latent frames and cells along the edge of a patch."""
-        return self.pipe.transformer_temporal_patch_size, self.pipe.transformer_spatial_patch_size
-
-    def _refuse(self, latents: Tensor, t: int, h: int, w: int) -> None:
-        raise ValueError(
-            f"cameras: they are of a video of {t} latent frames of {h}x{w} cells, but the pipeline's latents have "
-            f"shape {tuple(latents.shape)} ({self.layout}); give one camera a frame, at the size of the video"
-        )
+        """Cells along the edge of a patch, and latent frames."""
+        return self.pipe.transformer_spatial_patch_size, self.pipe.transformer_temporal_patch_size
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Single frames (N, 3, H, W) in [-1, 1] to the generator's latents (N, C, h, w), the posterior's mean."""
@@ -129,14 +117,5 @@ class LatentFormat:
         frames = pixels.to(self.pipe._execution_device, vae.dtype)  # where an offloaded VAE will be, too
         latents = vae.encode(frames[:, :, None] if video else frames).latent_dist.mode().float()
         latents = latents[:, :, 0] if video else latents
-        shift, scale = (value.to(latents) for value in self._statistics())
-        return (latents - shift) * scale
-
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Shift and scale, (C, 1, 1) or (1, 1, 1): latents = (the VAE's latents - shift) * scale."""
-        vae = self.pipe.vae
-        known = {**vae.config, **dict(vae.named_buffers(recurse=False))}  # LTX keeps them as buffers
-        mean, std, factor = (known.get(key) for key in ("latents_mean", "latents_std", "scaling_factor"))
-        shift = torch.as_tensor(known.get("shift_factor") or 0.0 if mean is None else mean)
-        scale = (factor or 1.0) / torch.as_tensor(1.0 if std is None else std)
-        return shift.float().reshape(-1, 1, 1), scale.float().reshape(-1, 1, 1)
+        mean, deviation, factor = statistics(vae, latents)
+        return (latents - mean) * (factor / deviation)

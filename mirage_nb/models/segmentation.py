@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -31,10 +32,10 @@ class TransformersSegmentation:
 
     def __init__(self, model, processor, masked: Sequence[str] | None = None, name: str = "") -> None:
         self.model, self.processor, self.name = model.requires_grad_(False), processor, name
-        classes = {}  # name -> indices of the classes that it means
+        classes = defaultdict(set)  # name -> indices of the classes that it means
         for index, label in model.config.id2label.items():
             for word in class_names(label):
-                classes.setdefault(word, set()).add(int(index))
+                classes[word].add(int(index))
         names = [n for n in (*MOVING, SKY) if n in classes] if masked is None else [n.lower() for n in masked]
         if not names:
             raise ValueError(f"masked: {name} has no sky and none of the usual classes that move; name some")

@@ -53,36 +53,31 @@ def use_frame_kernels(vae):
     return vae
 
 
-def temporal_stride(vae) -> int:
-    """Pixel frames per latent frame."""
-    return int(vae.config.scale_factor_temporal)
-
-
-def spatial_stride(vae) -> int:
-    """Pixels along the edge of a latent cell."""
-    return int(vae.config.scale_factor_spatial)
-
-
 def precision(module, device: torch.device):
     """The autocast to bfloat16 for our own float32 weights; none for a module whose `autocast` is False (Wan's)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=getattr(module, "autocast", True))
 
 
-def _statistics(vae, latents: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = latents.new_tensor(vae.config.latents_mean), latents.new_tensor(vae.config.latents_std)
-    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+def statistics(vae, latents: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Mean and deviation, (C or 1, 1, 1) float32, of the latents of any of diffusers' VAEs, and the factor that scales
+    them: a generator works on (latents - mean) / deviation * factor."""
+    known = {**vae.config, **dict(vae.named_buffers(recurse=False))}  # LTX keeps them as buffers
+    mean, deviation, factor = (known.get(key) for key in ("latents_mean", "latents_std", "scaling_factor"))
+    values = known.get("shift_factor") or 0.0 if mean is None else mean, 1.0 if deviation is None else deviation
+    mean, deviation = (torch.as_tensor(v).to(latents).reshape(-1, 1, 1) for v in values)
+    return mean, deviation, factor or 1.0
 
 
 @torch.no_grad()
 def encode(vae, video: Tensor) -> Tensor:
     """Videos (B, 3, T, H, W) in [-1, 1] to normalised latents (B, C, t, h, w), the posterior's mean."""
     batch, _, frames = video.shape[:3]
-    alone = temporal_stride(vae) == 1  # every frame is encoded on its own
+    alone = vae.config.scale_factor_temporal == 1  # every frame is encoded on its own
     if alone:
         video = video.transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (B * T, 3, 1, H, W)
     latents = vae.encode(video.to(vae.dtype)).latent_dist.mode().float()
-    mean, std = _statistics(vae, latents)
-    latents = (latents - mean) / std
+    mean, deviation, _ = statistics(vae, latents)
+    latents = (latents - mean[:, None]) / deviation[:, None]
     return latents.squeeze(2).unflatten(0, (batch, frames)).transpose(1, 2) if alone else latents
 
 
@@ -90,9 +85,9 @@ def encode(vae, video: Tensor) -> Tensor:
 def decode(vae, latents: Tensor) -> Tensor:
     """Normalised latents (B, C, t, h, w) to videos (B, 3, T, H, W) in [-1, 1], T = (t - 1) * temporal stride + 1."""
     batch, _, frames = latents.shape[:3]
-    mean, std = _statistics(vae, latents)
-    latents = (latents * std + mean).to(vae.dtype)
-    if temporal_stride(vae) > 1:
+    mean, deviation, _ = statistics(vae, latents)
+    latents = (latents * deviation[:, None] + mean[:, None]).to(vae.dtype)
+    if vae.config.scale_factor_temporal > 1:
         return vae.decode(latents).sample.float()
     video = vae.decode(latents.transpose(1, 2).flatten(0, 1).unsqueeze(2)).sample.float()  # (B * t, 3, 1, H, W)
     return video.squeeze(2).unflatten(0, (batch, frames)).transpose(1, 2)
@@ -101,7 +96,7 @@ def decode(vae, latents: Tensor) -> Tensor:
 def visible_latents(vae, frames: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """Latents (C, frames, h, w) of a video in which all is visible (white), the constant half of the layout `wan`.
     The VAE is causal: the first latent frames of a long video are those of a short one, so one call serves all."""
-    video = torch.ones(1, 3, (frames - 1) * temporal_stride(vae) + 1, *size, device=device)
+    video = torch.ones(1, 3, (frames - 1) * vae.config.scale_factor_temporal + 1, *size, device=device)
     with precision(vae, device):
         return encode(vae, video)[0]
 
