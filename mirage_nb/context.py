@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import depth_to_latent, nearest_around
+from mirage_nb.lifting import Rows, depth_to_latent, nearest_around
 from mirage_nb.memory.voxels import voxel_keys
 from mirage_nb.reprojection import Readout
 
@@ -43,7 +43,7 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Context:
+class Context(Rows):
     """Clean latent frames next to the noisy ones, in the paper's order: references, target, preceding."""
 
     references: Tensor  # (B, C, r, h, w), which the memory branch does not see

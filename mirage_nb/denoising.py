@@ -70,14 +70,12 @@ class MirageModel:
     Args:
         parts: anything with `vae`, `transformer`, `scheduler`, `depth_estimator` and `mask_estimator` (the last two may
             be None), such as a `MiragePipeline`.
-        num_inference_steps: denoising steps a segment.
+        num_inference_steps, conditioning, guidance_scale: see `MiragePipeline.__call__`.
         references, preceding: how many clean past latent frames of each kind the transformer sees, at most (paper: 4
             and 2; see `context`). The bundled pipeline uses 4 and 0.
-        conditioning: "branch", "guidance" or "both"; by default the branch where it is trained, otherwise guidance.
         guidance: how the memory is shown, see `GuidanceOptions`.
         encode_prompts: for a model that reads text, returns its embeddings (1, L, text_dim), and with classifier-free
             guidance those of the negative prompt; called once, when they are needed first.
-        guidance_scale: of classifier-free guidance.
         on_step: called after each denoising step with segment, step, timestep and latents (B, C, t, h, w); returns the
             latents to go on with.
         device: where to compute; by default where the transformer is.

@@ -42,10 +42,10 @@ class GuidanceOptions:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, most in (("max_offset", 1.0), ("until", 1.0), ("strength", 1.0)):
+        for name in ("max_offset", "until", "strength"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise ValueError(f"{name}: expected a number from 0 to {most:g}, got {value!r}")
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected a number from 0 to 1, got {value!r}")
 
     def weight(self, level: float) -> float:
         """The weight of the remembered token at a noise level."""
@@ -74,16 +74,10 @@ def noise_level(scheduler, step: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a generator is shown of B memories, in its own latents' shape.
+    """What a generator is shown of B memories, in its own latents' shape, and how."""
 
-    Attributes:
-        tokens: (B, C, t, h, w) float32.
-        visible: (B, 1, t, h, w) bool, the cells that are guided.
-        options: how.
-    """
-
-    tokens: Tensor
-    visible: Tensor
+    tokens: Tensor  # (B, C, t, h, w) float32
+    visible: Tensor  # (B, 1, t, h, w) bool, the cells that are guided
     options: GuidanceOptions
 
     @staticmethod

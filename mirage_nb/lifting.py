@@ -1,7 +1,6 @@
 """Stage 1, feature lifting: every latent cell becomes a point in the world that carries the cell's token.
 
-The paper back-projects the C x h x w latent of a frame with its depth and pose; the intrinsics of the latent grid are
-the image's, divided by the VAE's stride s. Two details decide whether the points are in the right place:
+Two details decide whether the points are in the right place:
 
 * a cell's point lies on the ray through the cell's *centre* (u + 0.5), see `mirage_nb.cameras`;
 * the cell's depth is the median of the depths in it, one that was really measured. A mean would mix the two sides of
@@ -176,15 +175,10 @@ def lift(latents: Tensor, depth: Tensor, cameras: Cameras, mask: Tensor | None =
 
 def lift_cells(latents: Tensor, depth: Tensor, allowed: Tensor, grid: Cameras) -> Points:
     """`lift` once everything is on the latent grid: depth (N, h, w), allowed (N, h, w) bool, cameras of that size."""
-    footprints = depth / grid.intrinsics[:, 0, None, None]
-    frame, row, column = allowed.nonzero(as_tuple=True)
-    return Points(
-        positions=grid.unproject(depth)[frame, row, column],
-        tokens=latents[frame, :, row, column],
-        footprints=footprints[frame, row, column],
-        frame=frame,
-        cell=row * depth.shape[2] + column,
-    )
+    frame, row, column = at = allowed.nonzero(as_tuple=True)
+    footprints = (depth / grid.intrinsics[:, 0, None, None])[at]
+    tokens, cell = latents[frame, :, row, column], row * depth.shape[2] + column
+    return Points(grid.unproject(depth)[at], tokens, footprints, frame, cell)
 
 
 def latent_cameras(cameras: Cameras, stride: int | None) -> Cameras:

@@ -153,9 +153,8 @@ def find_writable(
 
     Args:
         past, readout, depth: see `find_moving`.
-        pixels: (N, 3, H, W) in [-1, 1], for the mask estimator.
+        pixels: (N, 3, H, W) in [-1, 1], for the mask estimator, see `VideoModel`; without one geometry decides.
         moving: (N, H, W) bool, what moves, if given: the estimator and geometry are not used, nothing is deleted.
-        mask_estimator: anything with `predict(pixels) -> moving, sky`, (N, H, W) bool each; None relies on geometry.
 
     Returns:
         (N, h, w) bool, and rows of the memory (K,).

@@ -26,15 +26,11 @@ from mirage_nb.checks import integer, one_of
 # name: velocity to the right, velocity forward, turn to the right, motion to the left on the orbit (each -1, 0 or 1)
 MOVES: dict[str, tuple[int, int, int, int]] = {
     "fixed": (0, 0, 0, 0),
-    "push_in": (0, 1, 0, 0),
-    "pull_out": (0, -1, 0, 0),
-    "move_left": (-1, 0, 0, 0),
-    "move_right": (1, 0, 0, 0),
-    "pan_left": (0, 0, -1, 0),
-    "pan_right": (0, 0, 1, 0),
-    "orbit_left": (0, 0, 0, 1),
-    "orbit_right": (0, 0, 0, -1),
-}
+    "push_in": (0, 1, 0, 0), "pull_out": (0, -1, 0, 0),
+    "move_left": (-1, 0, 0, 0), "move_right": (1, 0, 0, 0),
+    "pan_left": (0, 0, -1, 0), "pan_right": (0, 0, 1, 0),
+    "orbit_left": (0, 0, 0, 1), "orbit_right": (0, 0, 0, -1),
+}  # fmt: skip
 RETURNING, DEFAULT_MOVES = "there_and_back", "pan_left+move_right"
 
 
@@ -69,11 +65,9 @@ def camera_path(
             raise ValueError(f"path: {move!r} stands alone or first, as in '{move}:{DEFAULT_MOVES}'; got {name!r}")
     radians = math.radians(degrees_per_frame)
     twists = [sum(_twist(move, radians, metres_per_frame, orbit_radius) for move in leg) for leg in legs]
-    if not kind:
-        path = _walk(twists, num_frames - 1)
-    else:
-        out = _walk(twists, (num_frames - 1) // 2)
-        path = there_and_back(out) if num_frames % 2 else torch.cat([out, out.flip(0)])
+    path = _walk(twists, (num_frames - 1) // (2 if kind else 1))
+    if kind:
+        path = there_and_back(path) if num_frames % 2 else torch.cat([path, path.flip(0)])
     if start is None:
         return path.float()
     Cameras(start, torch.tensor([1.0, 1.0, 0.5, 0.5]), (1, 1))  # raises where it is not one finite and rigid matrix

@@ -1,5 +1,4 @@
-"""`MiragePipeline`: the whole system as a diffusers pipeline. An image and a camera path go in, a video that remembers
-comes out."""
+"""`MiragePipeline`: the whole system as a diffusers pipeline."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +29,7 @@ class MiragePipeline(DiffusionPipeline):
         text_encoder, tokenizer: only for a transformer with text.
         autocast: compute float32 weights in bfloat16; without it everything runs in the precision it was loaded in.
         references, preceding: clean past latent frames that the transformer was trained to see (paper: 4 and 2).
-        mask_estimator: anything with `predict(pixels (N, 3, H, W) in [-1, 1]) -> moving, sky`, (N, H, W) bool each,
-            such as `TransformersSegmentation`; not saved with the pipeline.
+        mask_estimator: see `VideoModel`, such as `TransformersSegmentation`; not saved with the pipeline.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae->depth_estimator"

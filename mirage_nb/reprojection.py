@@ -49,14 +49,9 @@ class Readout(Rows):
     @staticmethod
     def empty(cameras: Cameras, channels: int, dtype=torch.float32) -> Readout:
         """A readout of nothing for cameras at latent size."""
-        n, (h, w), device = len(cameras), cameras.size, cameras.c2w.device
-        return Readout(
-            latents=torch.zeros(n, channels, h, w, dtype=dtype, device=device),
-            visibility=torch.zeros(n, h, w, dtype=torch.bool, device=device),
-            depth=torch.zeros(n, h, w, device=device),
-            offset=torch.zeros(n, 2, h, w, device=device),
-            index=torch.full((n, h, w), -1, dtype=torch.int64, device=device),
-        )
+        index = torch.full((len(cameras), *cameras.size), -1, device=cameras.c2w.device)
+        nothing = torch.zeros(0, 3, device=index.device), torch.zeros(0, channels, dtype=dtype, device=index.device)
+        return readout_of(index, cameras, channels, lambda rows: nothing)
 
 
 def project(points: Tensor, c2w: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,20 +50,14 @@ def gradient_energy(frames: Tensor, truth: Tensor) -> float:
 
     1 is as sharp as the truth; fog is far below. The first frame is given and does not count.
     """
-
-    def energy(x: Tensor) -> float:
-        x = x[1:].float()
-        return (x.diff(dim=1).abs().mean() + x.diff(dim=2).abs().mean()).item()
-
-    return energy(frames) / max(energy(truth), 1e-9)
+    pair = (frames[1:].float(), truth[1:].float())
+    energy, whole = ((x.diff(dim=1).abs().mean() + x.diff(dim=2).abs().mean()).item() for x in pair)
+    return energy / max(whole, 1e-9)
 
 
 def measure(frames: Tensor, truth: Tensor, covered: Tensor, lag: int = 40) -> dict[str, float]:
-    """All metrics of a video on a path there and back, whose true video is `truth`.
-
-    Args:
-        covered: (T, H, W) bool, pixels that the memory showed.
-    """
+    """All metrics of a video on a path there and back, whose true video is `truth`; `covered` (T, H, W) bool are the
+    pixels that the memory showed."""
     from skimage.metrics import structural_similarity
 
     pairs = zip(frames[1:].numpy(), truth[1:].numpy())

@@ -103,15 +103,15 @@ def walk(
     """
     memories = [method.make_memory() for _ in clips]
     image = torch.stack([clip.frames[0] for clip in clips])
+    model = pipe.video_model(num_inference_steps=steps, **method.options)
     if method.prepare is not None:
-        device, cameras = next(pipe.transformer.parameters()).device, Cameras.cat([c.cameras[[0]] for c in clips])
+        given, cameras = image.to(model.device), Cameras.cat([c.cameras[[0]] for c in clips]).to(model.device)
         if depth is None:  # rollout gets it as well, so that the image has one depth
             if pipe.depth_estimator.relative:
                 raise ValueError(NO_SCALE)
-            depth = pipe.depth_estimator.predict(as_pixels(image).to(device), cameras.intrinsics.to(device))[:, None]
-        for memory, picture, own, camera in zip(memories, image.to(device), depth[:, 0].to(device), cameras.to(device)):
-            method.prepare(memory, picture, own, camera)
-    model = pipe.video_model(num_inference_steps=steps, **method.options)
+            depth = pipe.depth_estimator.predict(as_pixels(given), cameras.intrinsics)[:, None]
+        for each in zip(memories, given, depth[:, 0].to(model.device), cameras):
+            method.prepare(*each)
     segments = rollout(model, memories, image, [clip.cameras for clip in clips], seeds=list(seeds), depth=depth)
     return Walk(memories, list(segments))
 
@@ -146,12 +146,10 @@ def evaluate_rooms(
     methods = methods if isinstance(methods, Mapping) else methods_by_name(pipe, methods)
     lag = max(40, (num_frames - 2) // 40 * 40)  # 40 frames, as the paper's chunks; 80 where the walk is long
     clips = {seed: there_and_back_room(seed, num_frames) for seed in seeds}
-    videos = {seed: {"truth": clip.frames} for seed, clip in clips.items()}
-    figures: dict[int, dict[str, dict[str, float]]] = {seed: {} for seed in seeds}
+    videos, figures = {seed: {"truth": clip.frames} for seed, clip in clips.items()}, {seed: {} for seed in seeds}
     groups = [list(seeds[i : i + batch]) for i in range(0, len(seeds), batch)]
     for group, (name, method) in track(list(product(groups, methods.items()))):
-        of_group = [clips[seed] for seed in group]
-        walked = walk(pipe, method, of_group, group, steps=num_inference_steps)
+        walked = walk(pipe, method, [clips[seed] for seed in group], group, steps=num_inference_steps)
         seconds = sum(sum(segment.seconds.values()) for segment in walked.segments) / len(walked.segments) / len(group)
         for scene, (seed, memory) in enumerate(zip(group, walked.memories)):
             frames = videos[seed][name] = walked.frames[scene]
@@ -179,20 +177,16 @@ def evaluate_recording(
         of `covered` pixels; and the videos of the first seed, {"recorded": (T, H, W, 3), NAME: ...}.
     """
     methods, depth = methods_by_name(pipe, memories), clip.depth if given_depth else clip.depth[:1]
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in memories}
-    videos, shares = {"recorded": clip.frames}, []
+    figures, videos, shares = {name: [] for name in methods}, {"recorded": clip.frames}, []
     for seed in track(seeds):
         for name, method in methods.items():
             walked = walk(pipe, method, [clip], [seed], steps=num_inference_steps, depth=depth[None])
-            frames = walked.frames[0]
+            videos.setdefault(name, walked.frames[0])
             if name == memories[0]:
                 covered = walked.covered(0)
                 shares.append(covered[1:].float().mean().item())
-            videos.setdefault(name, frames)
-            figures[name].append({
-                "psnr_to_truth": mean_psnr(frames, clip.frames),
-                "psnr_to_truth_covered": mean_psnr(frames, clip.frames, covered),
-            })  # fmt: skip
+            whole, part = (mean_psnr(walked.frames[0], clip.frames, where) for where in (None, covered))
+            figures[name].append({"psnr_to_truth": whole, "psnr_to_truth_covered": part})
     means = {name: summaries(rows) for name, rows in figures.items()}
     settings = dict(frames=len(clip.frames), seeds=list(seeds), given_depth=given_depth)
     return {"settings": settings, "methods": means, "covered": sum(shares) / len(shares)}, videos

@@ -41,7 +41,7 @@ def densify(
         ValueError: `shifts` does not divide the stride, or shapes do not fit.
     """
     pixels, size = as_pixels(image)[None], tuple(image.shape[:2])
-    mask = torch.ones(size, dtype=torch.bool) if mask is None else mask
+    depth, mask = depth.float(), torch.ones(size, dtype=torch.bool) if mask is None else mask
     stride, before = latent_stride(encode(pixels), camera), len(memory)
     if shifts < 1 or stride % shifts:
         raise ValueError(f"shifts: expected a divisor of the stride {stride}, got {shifts}")
@@ -51,11 +51,7 @@ def densify(
     for y, x in product(range(0, stride, stride // shifts), repeat=2):
         # What comes in at the right and at the bottom is unknown: it has no depth and is not lifted.
         shifted = pad(pixels[..., y:, x:], (0, x, 0, y), "replicate")
-        shifted_depth, shifted_mask = (pad(part[None, y:, x:], (0, x, 0, y)) for part in (depth.float(), mask))
-        inside = torch.zeros(1, *size, dtype=torch.bool)
-        inside[:, : size[0] - y, : size[1] - x] = True
-        if not (shifted_depth > 0).any():
-            continue
-        points = lift(encode(shifted).half(), shifted_depth, camera.crop(y, x, size), shifted_mask & inside)
-        memory.add(points, time=0)
+        shifted_depth, shifted_mask = (pad(part[None, y:, x:], (0, x, 0, y)) for part in (depth, mask))
+        if (shifted_depth > 0).any():
+            memory.add(lift(encode(shifted).half(), shifted_depth, camera.crop(y, x, size), shifted_mask), time=0)
     return len(memory) - before

@@ -30,9 +30,8 @@ def load_pretrained(argument: str, kind: str, name: str, *autos):
         try:
             options = {"use_safetensors": True, "trust_remote_code": False, "dtype": "float32"}
             model, found = getattr(transformers, auto).from_pretrained(name, output_loading_info=True, **options)
-            if found["missing_keys"]:
-                missing = sorted(found["missing_keys"])[0]
-                raise FileNotFoundError(f"{argument}: {name} lacks weights, such as {missing}")
+            if missing := sorted(found["missing_keys"]):
+                raise FileNotFoundError(f"{argument}: {name} lacks weights, such as {missing[0]}")
             return model.eval(), transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         except FileNotFoundError:
             raise

@@ -188,14 +188,14 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if (text is None) != (embedder.text_embedder is None):
             raise ValueError("encoder_hidden_states: expected text embeddings for a model with text, and only for that")
         frequencies = embedder.timesteps_proj(timestep.flatten()).unflatten(0, timestep.shape)
-        temb = embedder.time_embedder(frequencies.to(self._input_dtype(embedder.time_embedder.linear_1)))
-        modulation = embedder.time_proj(embedder.act_fn(temb).to(self._input_dtype(embedder.time_proj)))
+        temb = embedder.time_embedder(self._as_input(frequencies, embedder.time_embedder.linear_1))
+        modulation = embedder.time_proj(self._as_input(embedder.act_fn(temb), embedder.time_proj))
         text = None if text is None else embedder.text_embedder(text.to(self.dtype))
         return temb, modulation.unflatten(-1, (6, -1)), text
 
-    def _input_dtype(self, layer: nn.Module) -> torch.dtype:
-        """The type of a linear layer's input: its weight's, or the model's if the layer is quantised to integers."""
-        return layer.weight.dtype if layer.weight.is_floating_point() else self.dtype
+    def _as_input(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        """In the layer's precision: its weight's, or the model's if the layer is quantised to integers."""
+        return x.to(layer.weight.dtype if layer.weight.is_floating_point() else self.dtype)
 
     def _run(self, block: nn.Module, *args) -> Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

@@ -45,9 +45,8 @@ def load_wan(
     for kind, file in files.items():
         if file is not None:
             load_weights(transformer, kind, file)
-    parts = {name: loaded[name] for name in ("vae", "text_encoder", "tokenizer")}
-    scheduler = build_scheduler(FLOW_SHIFT)
-    return parts | {"transformer": transformer, "scheduler": scheduler, "depth_estimator": depth_estimator}
+    own = dict(transformer=transformer, scheduler=build_scheduler(FLOW_SHIFT), depth_estimator=depth_estimator)
+    return {name: loaded[name] for name in ("vae", "text_encoder", "tokenizer")} | own
 
 
 def _check_index(source: str, index: dict, options: dict) -> None:

@@ -98,10 +98,10 @@ def fit(
         optimizer.zero_grad()
         average.step(trained.values())
         due = time.monotonic() - saved > 60 * checkpoint_minutes or step + 1 == steps
+        if due:
+            save_tensors(checkpoint, FORMAT, tensors, {"step": step + 1})
+            saved = time.monotonic()
         if due or step % log_every == 0:
-            if due:
-                save_tensors(checkpoint, FORMAT, tensors, {"step": step + 1})
-                saved = time.monotonic()
             rows.append({"step": step, "loss": value, **figures})
             write_aside(log, "".join(json.dumps(row) + "\n" for row in rows).encode())
             if on_log:

@@ -136,8 +136,7 @@ class Batch(NamedTuple):
     context: Context
 
     def to(self, device: torch.device) -> Batch:
-        context = Context(self.context.references.to(device), self.context.preceding.to(device))
-        return Batch(*(x.to(device) for x in self[:-1]), context)
+        return Batch(*(part.to(device) for part in self))
 
     def error(self, model: nn.Module) -> Tensor:
         """Squared error of the velocity, (B, C, T - 1, h, w): the clean first frame does not count."""
@@ -203,12 +202,11 @@ class MemoryLoss:
         references, preceding = (int(torch.randint(n + 1, (), generator=generator)) for n in most)
         samples = [draw_sample(self.data, self.length, rehearse, preceding, generator) for _ in range(self.batch)]
         batch = self._inputs(samples, references, generator)
-        if rehearse:
-            generated = batch.to(model.device).generate(model).cpu()
-            total = self.data.latents.shape[1]
-            samples = [next_sample(sample, new, total) for sample, new in zip(samples, generated)]
-            batch = self._inputs(samples, references, generator)
-        return batch
+        if not rehearse:
+            return batch
+        generated, total = batch.to(model.device).generate(model).cpu(), self.data.latents.shape[1]
+        samples = [next_sample(sample, new, total) for sample, new in zip(samples, generated)]
+        return self._inputs(samples, references, generator)
 
     def _inputs(self, samples: list[Sample], references: int, generator: torch.Generator) -> Batch:
         data, count = self.data, len(samples)
@@ -234,10 +232,10 @@ def velocity_error(
 ) -> float:
     """Mean squared error of the predicted velocity on held-out walks, at one noise level; the same for every model."""
     loss = MemoryLoss(held_out, batch=4, length=model.config.segment_latent_frames, drop=0.0 if memory else 1.0)
-    errors = []
+    total = 0.0
     for number in range(batches):
         batch = loss.sample(torch.Generator().manual_seed(number)).to(model.device)
         batch.sigma[:, 1:] = sigma
         with torch.autocast(batch.clean.device.type, torch.bfloat16):
-            errors.append(batch.error(model).mean().item())
-    return sum(errors) / len(errors)
+            total += batch.error(model).mean().item()
+    return total / batches

@@ -1,7 +1,6 @@
 """Recipe 1: the VAE, on crops of single frames."""
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
@@ -28,29 +27,17 @@ def latent_cost(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def vae_loss(walks: Walks, batch: int = 16, crop: int = 64):
-    """The `batch_loss` of `loop.fit` for the VAE: L1 and KL on square crops of `crop` pixels.
-
-    Every third crop is a collage: some cells come from another crop, because a memory's readout puts latents of
-    different views next to each other, and the decoder looks at neighbouring cells.
-    """
+    """The `batch_loss` of `loop.fit` for the VAE: L1 and KL on square crops of `crop` pixels."""
 
     def batch_loss(vae: nn.Module, generator: torch.Generator):
         pixels = walks.pixels(*walks.draw_frames(batch, generator))
         corners = torch.randint(pixels.shape[-1] - crop + 1, (batch, 2), generator=generator).tolist()
-        pixels = torch.stack([p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)])
-        cells = crop // vae.config.scale_factor_spatial
-        coarse = int(torch.randint(2, cells + 1, (), generator=generator))  # the more, the smaller are the patches
-        field = torch.rand(batch, 1, coarse, coarse, generator=generator)
-        swapped = F.interpolate(field, size=cells, mode="bilinear") > 0.5  # (B, 1, cells, cells)
-        swapped &= (torch.arange(batch) % 3 == 0)[:, None, None, None]
-        pixels, swapped = pixels.to(vae.device), swapped.to(vae.device)
-
+        crops = [p[:, y : y + crop, x : x + crop] for p, (y, x) in zip(pixels, corners)]
+        pixels = torch.stack(crops).to(vae.device)
         mean, logvar = posterior(vae, pixels)
-        latents = torch.where(swapped[:, :, None], mean.roll(1, 0), mean)  # (B, C, 1, h, w)
-        target = torch.where(F.interpolate(swapped.float(), size=crop) > 0, pixels.roll(1, 0), pixels)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
-        out = reconstruct(vae, latents + noise * torch.exp(0.5 * logvar))
-        l1, cost = (out - target).abs().mean(), latent_cost(mean, logvar)
+        out = reconstruct(vae, mean + noise * torch.exp(0.5 * logvar))
+        l1, cost = (out - pixels).abs().mean(), latent_cost(mean, logvar)
         return l1 + cost, {"l1": l1.item(), "latent_cost": cost.item()}
 
     return batch_loss

@@ -7,25 +7,15 @@ from PIL import Image
 
 # After Okabe and Ito: colour-blind eyes can tell them apart.
 COLOURS = {
-    "truth": "#3b4252",
-    "camera": "#0072b2",
-    "memory": "#009e73",
-    "latent": "#009e73",
-    "append": "#56b4e9",
-    "rgb": "#cc79a7",
-    "rgb_capped": "#e69f00",
-    "none": "#d55e00",
-    "hole": "#d55e00",
+    "truth": "#3b4252", "camera": "#0072b2", "hole": "#d55e00", "memory": "#009e73",
+    "latent": "#009e73", "append": "#56b4e9", "rgb": "#cc79a7", "rgb_capped": "#e69f00", "none": "#d55e00",
     "picked": "#e6007a",  # what a reader picked or a figure marks; no room has this colour
-}
+}  # fmt: skip
 # What a method is called in pictures.
 TITLES = {
-    "latent": "latent memory",
-    "append": "append-only memory",
-    "rgb": "RGB point cloud",
-    "rgb_capped": "RGB, last two chunks",
-    "none": "no memory",
-}
+    "latent": "latent memory", "append": "append-only memory", "rgb": "RGB point cloud",
+    "rgb_capped": "RGB, last two chunks", "none": "no memory",
+}  # fmt: skip
 INK, PAPER, QUIET = "#22262e", "#ffffff", "#7b8494"
 
 

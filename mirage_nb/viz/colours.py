@@ -11,15 +11,8 @@ from mirage_nb.viz.base import COLOURS
 
 
 def latent_colours(latents: Tensor, frames: Tensor) -> Tensor:
-    """The linear map from a latent to the mean colour of its cell, by least squares; only roughly what is decoded.
-
-    Args:
-        latents: (N, C, h, w).
-        frames: (N, H, W, 3) uint8, what they decode to.
-
-    Returns:
-        (C + 1, 3), the last row is a constant; for `token_colours`.
-    """
+    """The linear map from latents (N, C, h, w) to the mean colours of their cells in the decoded frames, (N, H, W, 3)
+    uint8, by least squares: only roughly what is decoded. (C + 1, 3), the last row a constant; for `token_colours`."""
     n, channels, h, w = latents.shape
     pixels = torch.as_tensor(frames).movedim(-1, 1).float() / 255
     means = torch.nn.functional.adaptive_avg_pool2d(pixels, (h, w)).permute(0, 2, 3, 1).reshape(-1, 3)  # (N*h*w, 3)
@@ -50,10 +43,8 @@ def pca_colours(tokens: Tensor) -> Tensor:
 
 
 def heat(values: Tensor, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Values of any shape, depth for example, as colours (..., 3): dark is low; unknown (not finite, or <= 0) is white.
-
-    The scale runs from `low` to `high`, by default the lowest and the highest measured value.
-    """
+    """Values of any shape, depth for example, as colours (..., 3), dark where they are low, white where unknown (not
+    finite, or <= 0). The scale runs from `low` to `high`, by default the lowest and the highest measured value."""
     values = values.detach().float().cpu().numpy()
     measured = np.ma.masked_where(~np.isfinite(values) | (values <= 0), values)
     shades = colormaps["viridis"].with_extremes(bad="white")

@@ -1,7 +1,7 @@
 """Still figures: pictures in rows, and curves."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from itertools import chain, repeat, zip_longest
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -38,11 +38,10 @@ def pictures(
     Returns:
         An image with a palette of 256 colours, so that a notebook full of photographs stays a small file.
     """
-    titles = [*columns, *[""] * max(map(len, rows.values()))]
     named = []
-    for name, row in rows.items():
+    for number, (name, row) in enumerate(rows.items()):
+        titles = chain(() if number else columns, repeat(""))  # only the first row has titles
         named.append((name, [(title, tile_of(picture, round(84 * size))) for title, picture in zip(titles, row)]))
-        titles = [""] * len(titles)  # only the first row has titles
     return _page(named, note).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 

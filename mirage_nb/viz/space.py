@@ -75,10 +75,9 @@ def cloud_view(
     size: tuple[int, int] = (360, 260), cameras: Cameras | None = None, marked: Tensor | None = None,
     focus: Tensor | None = None,
 ) -> Image.Image:  # fmt: skip
-    """Tokens in space from the side; near ones hide far ones.
+    """Tokens, (P, 3) in metres of colours (P, 3) uint8, in space from the side; near ones hide far ones.
 
     Args:
-        positions: (P, 3) metres. colours: (P, 3) uint8.
         azimuth: degrees to the right about the vertical from the first camera's own direction, or from z.
         elevation: degrees that the eye is raised.
         size: (width, height) of the picture in pixels.
@@ -97,10 +96,10 @@ def plan_view(
     positions: Tensor, colours: Tensor, bounds: Tensor | None = None, size: int = 260, cameras: Cameras | None = None,
     views: int | Sequence[int] = (), marked: Tensor | None = None, labels: Mapping[str, Tensor] | None = None,
 ) -> Image.Image:  # fmt: skip
-    """Tokens from above, x to the right and z away, the higher ones on top, with a ruler of one metre.
+    """Tokens, (P, 3) in metres of colours (P, 3) uint8, from above: x to the right and z away, the higher ones on top,
+    with a ruler of one metre.
 
     Args:
-        positions: (P, 3) metres. colours: (P, 3) uint8.
         bounds: (2, 3) lowest and highest corner of what is drawn; by default of the tokens and cameras.
         size: of the picture's longer side in pixels.
         cameras: of a path, drawn as a line. views: which of them are drawn with their views.
@@ -117,12 +116,8 @@ def plan_view(
 
 
 def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras, hover: Sequence[str] = ()) -> None:
-    """Show the memory twice: to be turned with the mouse (by plotly's extension of JupyterLab), and as a still picture.
-
-    Args:
-        positions: (P, 3) metres. colours: (P, 3) uint8, see `token_colours`. cameras: T of the path.
-        hover: what the mouse shows of each of the P tokens.
-    """
+    """Show tokens, (P, 3) in metres of colours (P, 3) uint8, and the T cameras of a path twice: to be turned with the
+    mouse (by plotly's extension of JupyterLab), which shows the words of `hover`, P of them; and as a still picture."""
     import plotly.graph_objects as go
     from IPython.display import display
 
@@ -130,18 +125,12 @@ def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras, hover: Sequ
         raise ValueError(f"colours: expected one for each of the {len(positions)} positions, got {len(colours)}")
     label = f"{len(positions):,} tokens"
     views = [cameras[i] for i in sorted({0, len(cameras) // 2})]  # the first, and where a walk there and back turns
-
-    def scatter(xyz: Tensor, name: str, **options):
-        x, y, z = xyz.cpu().numpy().T
-        return go.Scatter3d(x=x, y=y, z=z, name=name, **options)
-
     marker = {"size": 3, "color": [f"rgb({r},{g},{b})" for r, g, b in colours.tolist()]}
+    tokens = {"mode": "markers", "marker": marker, "text": list(hover), "hoverinfo": "text"}
     line = {"mode": "lines", "hoverinfo": "skip", "line": {"color": COLOURS["camera"], "width": 4}}
-    traces = [
-        scatter(positions, label, mode="markers", marker=marker, text=list(hover), hoverinfo="text"),
-        scatter(cameras.centers, "the camera's path", **line),
-        *(scatter(frustum(view), "a view", **line) for view in views),
-    ]
+    shown = [(label, positions, tokens), ("the camera's path", cameras.centers, line)]
+    shown += [("a view", frustum(view), line) for view in views]
+    traces = [go.Scatter3d(**dict(zip("xyz", xyz.cpu().numpy().T)), name=name, **look) for name, xyz, look in shown]
     x, _, z = (-1.3 * cameras.c2w[0, :3, 2]).tolist()  # look from behind the first camera, a little from above
     eye = {"up": {"x": 0, "y": -1, "z": 0}, "eye": {"x": x, "y": -0.7, "z": z}}  # y points down
     scene = {f"{axis}axis": {"visible": False} for axis in "xyz"} | {"aspectmode": "data", "camera": eye}
@@ -155,8 +144,7 @@ def show_cloud(positions: Tensor, colours: Tensor, cameras: Cameras, hover: Sequ
 
 def frustum(camera: Cameras) -> Tensor:
     """A camera's pyramid as one line (K, 3) in world coordinates, without lifting the pen."""
-    height, width = camera.size
-    fx, fy, cx, cy = camera.intrinsics[0].tolist()
+    (height, width), (fx, fy, cx, cy) = camera.size, camera.intrinsics[0].tolist()
     corners = [(0, 0), (width, 0), (width, height), (0, height)]
     rays = torch.tensor([[(u - cx) / fx, (v - cy) / fy, 1.0] for u, v in corners]) * FRUSTUM
     apex = camera.centers[0].cpu()

@@ -64,10 +64,9 @@ def write_mp4(path: str | Path, frames: Tensor | np.ndarray, min_side: int = 256
     return Path(path)
 
 
-def write_png(path: str | Path, picture: Image.Image) -> Path:
+def write_png(path: str | Path, picture: Image.Image) -> None:
     """Write a picture as PNG, in one step."""
     write_aside(path, png(picture))
-    return Path(path)
 
 
 def contact_sheet(
@@ -78,8 +77,7 @@ def contact_sheet(
     The videos (T, H, W, 3) uint8 are of one length and size. `title` is a line below, `tile` the height of a frame.
     """
     stack = _stacked(videos)
-    total = stack.shape[1]
-    chosen = np.linspace(0, total - 1, min(columns, total)).round().astype(int)
+    chosen = np.linspace(0, stack.shape[1] - 1, min(columns, stack.shape[1])).round().astype(int)
     numbers = [f"frame {index}" if not column else str(index) for column, index in enumerate(chosen)]
     return pictures(dict(zip(videos, stack[:, chosen])), numbers, tile / 84, title)
 

@@ -47,10 +47,8 @@ class PathEditor(WithPicture):
             "move": ipywidgets.Dropdown(options=list(MOVES), value="push_in"),
             "frames": ipywidgets.BoundedIntText(16, min=1, max=999),
             "speed": ipywidgets.BoundedFloatText(1.0, min=0.1, max=10, step=0.1),
-            "append": ipywidgets.Button(),
-            "remove": ipywidgets.Button(),
-            "key": ipywidgets.Dropdown(options=[]),
-        }
+            "append": ipywidgets.Button(), "remove": ipywidgets.Button(), "key": ipywidgets.Dropdown(options=[]),
+        }  # fmt: skip
         for name, (low, high, step) in FIELDS.items():  # sent when a slider is let go
             widgets[name] = ipywidgets.FloatSlider(0, min=low, max=high, step=step, continuous_update=False)
         for name, widget in widgets.items():

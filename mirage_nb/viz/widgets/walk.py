@@ -118,9 +118,8 @@ class Walk(WithPicture):
         """The memory and the way so far from above."""
         shades = torch.zeros(0, 3, dtype=torch.uint8)
         if self._resume is not None:
-            every = self.model.latent_step
-            colours = latent_colours(self._resume.latents[0].transpose(0, 1), self.frames[::every])
-            shades = token_colours(self.memory.tokens, colours)
+            latents, frames = self._resume.latents[0].transpose(0, 1), self.frames[:: self.model.latent_step]
+            shades = token_colours(self.memory.tokens, latent_colours(latents, frames))
         return plan_view(self.memory.positions, shades, None, 250, self.cameras, len(self.cameras) - 1)
 
     def picture(self) -> Image.Image:
