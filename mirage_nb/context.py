@@ -60,30 +60,28 @@ class Context(Rows):
         return Context(torch.cat([c.references for c in contexts]), torch.cat([c.preceding for c in contexts]))
 
     def add_to(self, target: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, dict]:
-        """The transformer's input for a target (B, C, t, h, w) at timesteps (B, t).
-
-        Returns:
-            All latents (B, C, r + t + p, h, w), their timesteps (0 for the context), and the transformer's arguments
-            that say how the frames stand in time.
-        """
-        r, p = self.references.shape[2], self.preceding.shape[2]
+        """The transformer's input for a target (B, C, t, h, w) at timesteps (B, t): latents (B, C, r + t + p, h, w),
+        their timesteps (0 for the context), and the arguments that say how the frames stand in time."""
+        r, p = self.counts
         if not r and not p:
             return target, timestep, {}
         whole = torch.cat([self.references, target, self.preceding], 2)
         layout = {"frame_positions": self.positions(target.shape[2]), "num_references": r}
         return whole, torch.nn.functional.pad(timestep, (r, p)), layout
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """r and p, how many frames there are of each kind."""
+        return self.references.shape[2], self.preceding.shape[2]
+
     def of_target(self, whole: Tensor) -> Tensor:
         """The target's frames of (B, C, r + t + p, h, w)."""
-        r, p = self.references.shape[2], self.preceding.shape[2]
-        return whole[:, :, r : whole.shape[2] - p]
+        return whole[:, :, self.counts[0] : whole.shape[2] - self.counts[1]]
 
     def positions(self, frames: int) -> Tensor:
         """(r + t + p,) temporal positions: first the references, then the preceding frames, then the t target frames.
-
-        So all are distinct, the order in time is kept, and the target's frames stay neighbours.
-        """
-        r, p = self.references.shape[2], self.preceding.shape[2]
+        So all are distinct, the order in time is kept, and the target's frames stay neighbours."""
+        r, p = self.counts
         order = [*range(r), *range(r + p, r + p + frames), *range(r, r + p)]
         return torch.tensor(order, device=self.references.device)
 
@@ -138,8 +136,7 @@ def find_context(
     those that the memory shows. All scenes take as many references as the scene that has the fewest.
 
     Args:
-        past, readouts, cameras: one for each scene: its past, and the readout of the segment's latent frames with their
-            cameras, at latent size.
+        past, readouts, cameras: for each scene its past, the readout of the segment, and its cameras at latent size.
         references, preceding: how many frames of each kind at most.
 
     Returns:

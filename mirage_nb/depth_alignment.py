@@ -74,9 +74,8 @@ def align_depth(
     """Depth (N, H, W) in metres, in the memory's scale, and how well each frame fits.
 
     Args:
-        depth: (N, H, W) z-depth in metres, or inverse depth up to scale and shift; 0 = unknown.
+        depth: (N, H, W) z-depth in metres, or inverse depth up to scale and shift (`relative`); 0 = unknown.
         readout_depth, visible: (N, h, w), what the memory shows to the same cameras.
-        relative: which of the two `depth` is.
         before: the last fit, taken over by frames that overlap with too little; a relative model needs it there.
 
     Raises:

@@ -24,11 +24,10 @@ def depth_edges(depth: Tensor, threshold: float = 0.05, width: int = 1) -> Tenso
     """True at the pixels on both sides of a depth discontinuity, (N, H, W) bool.
 
     Inverse depth is linear across the image of a plane, however slanted, so its second difference is zero there, and
-    a floor seen at a grazing angle is no edge. At a jump it is the jump.
+    a floor seen at a grazing angle is no edge. At a jump it is the jump, here of more than `threshold` (0.05 = 5%).
 
     Args:
         depth: (N, H, W) z-depth in metres; pixels of unknown depth are no edges and make none.
-        threshold: relative jump in depth, 0.05 = 5%.
         width: baseline of the difference in pixels, and how many pixels are marked on either side.
     """
     known = torch.isfinite(depth) & (depth > 0)
@@ -149,15 +148,13 @@ def find_moving(past: Past, readout: Readout, depth: Tensor) -> tuple[Tensor, Te
 def find_writable(
     past: Past, readout: Readout, depth: Tensor, pixels: Tensor, moving: Tensor | None = None, mask_estimator=None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Stage 4 in the loop: which cells of N new frames may be written, and which tokens must be deleted.
+    """Stage 4 in the loop: which cells (N, h, w) of N new frames may be written, and the rows of the memory (K,) that
+    must be deleted.
 
     Args:
         past, readout, depth: see `find_moving`.
         pixels: (N, 3, H, W) in [-1, 1], for the mask estimator, see `VideoModel`; without one geometry decides.
         moving: (N, H, W) bool, what moves, if given: the estimator and geometry are not used, nothing is deleted.
-
-    Returns:
-        (N, h, w) bool, and rows of the memory (K,).
     """
     stride = depth.shape[1] // past.depth[-1].shape[0]
     if moving is not None:

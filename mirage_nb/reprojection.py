@@ -71,12 +71,9 @@ def depth_penalty(offset: Tensor, width: Tensor, most: float = MAX_PENALTY) -> T
 
     Tokens of one surface differ in depth by the surface's slant and by errors of depth, so their order in depth says
     little. The token in the middle of the cell, seen at the cell's scale, describes the cell best. So one half of the
-    penalty grows with the distance from the cell's centre, up to PENALTY_REACH cells. The other half grows with the
-    mismatch of scale, 1 - 1 / (ratio of widths).
-
-    Args:
-        offset: (...), distance from the cell's centre in cells, the larger one of x and y.
-        width: (...), width of the token's footprint in cells.
+    penalty grows with `offset` (...), the distance from the cell's centre in cells (the larger one of x and y), up to
+    PENALTY_REACH. The other half grows with the mismatch of scale: 1 - 1 / (ratio of widths), for a footprint `width`
+    (...) cells wide.
     """
     mismatch = 1 - torch.minimum(width, 1 / width)
     return most * ((offset / PENALTY_REACH).clamp(max=1) + mismatch.nan_to_num(1.0).clamp(0, 1))
@@ -109,11 +106,8 @@ def reproject_reference(
 def readout_of(
     index: Tensor, cameras: Cameras, channels: int, gather: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> Readout:
-    """The readout in which rows `index` (N, h, w) won, -1 for none. Only the channels of winners are touched.
-
-    Args:
-        gather: gets rows (K,) and returns their positions (K, 3) and tokens (K, C).
-    """
+    """The readout in which rows `index` (N, h, w) won, -1 for none. Only the channels of winners are touched: `gather`
+    returns the positions (K, 3) and tokens (K, C) of rows (K,)."""
     n, (h, w) = len(cameras), cameras.size
     slot = (index.flatten() >= 0).nonzero()[:, 0]  # (K,) of the N * h * w cells
     positions, tokens = gather(index.flatten()[slot])
@@ -140,12 +134,9 @@ def land(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Where points (K, 3) land in N cameras, c2w (N, 4, 4) and intrinsics (N, 4), whose grids have `size` cells.
 
-    It has no branch, so that every step runs at the speed of the vector unit. NaN is outside. An infinite z may be
-    inside; the depth test refuses it.
-
-    Returns:
-        All (N, K): u and v in cells, z in metres; the cell, row * w + column, int32 and always a valid one; and whether
-        the point lands inside of the image, farther than NEAR.
+    It has no branch, so that every step runs at the speed of the vector unit. Returned are, each (N, K): u and v in
+    cells; z in metres; the cell, row * w + column, int32 and always a valid one; and whether the point lands inside of
+    the image, farther than NEAR. NaN is outside. An infinite z may be inside; the depth test refuses it.
     """
     (h, w), (u, v, z) = size, project(points, c2w[:, None], intrinsics[:, None])
     column, row = u.floor(), v.floor()
@@ -184,13 +175,9 @@ class DepthTest:
     def add(
         self, points: Tensor, index: Tensor, footprints: Tensor | None = None, cameras: Tensor | None = None
     ) -> None:
-        """Test K points.
-
-        Args:
-            points: (K, 3) float32, world, metres.
-            index: (K,) int64 below 2**32, their rows in the memory. It decides ties.
-            footprints: (K,) float32 metres. With them points make splats and get a `depth_penalty`.
-            cameras: which cameras may see the points, increasing; by default all.
+        """Test K points (K, 3), float32, in metres. Their rows in the memory, (K,) int64 below 2**32, decide ties. With
+        footprints (K,), float32 in metres, points make splats and get a `depth_penalty`. `cameras` are the numbers, in
+        rising order, of those that may see the points; by default all.
         """
         points = points.T.contiguous().T  # faster where x, y and z each lie together
         cameras = torch.arange(len(self.cameras), device=points.device) if cameras is None else cameras

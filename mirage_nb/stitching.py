@@ -64,19 +64,12 @@ class SegmentResult:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an earlier rollout stopped: with its memories, all that a new rollout needs to continue.
+    """Where an earlier rollout stopped: with its memories, all that a new rollout needs to continue."""
 
-    Attributes:
-        segments: how many are done.
-        latents: (B, C, n, h, w), all latent frames so far.
-        depth: (B, n, H, W) their depth.
-        fits: the last `Fit` of each scene, None where depth was given.
-    """
-
-    segments: int
-    latents: Tensor
-    depth: Tensor
-    fits: Sequence[Fit | None]
+    segments: int  # how many are done
+    latents: Tensor  # (B, C, n, h, w), all latent frames so far
+    depth: Tensor  # (B, n, H, W), their depth in metres
+    fits: Sequence[Fit | None]  # the last one of each scene, None where depth was given
 
 
 def rollout(

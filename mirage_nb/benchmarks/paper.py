@@ -75,13 +75,8 @@ def race(
     runs: int = 5, chunks: int = 8, device: torch.device = torch.device("cpu"), vae=None, frames: int = WAN22_FRAMES,
     size: tuple[int, int] = WAN22_SIZE, track: Callable[[Iterable], Iterable] = iter,
 ) -> dict:  # fmt: skip
-    """Race the memories' paths, on one thread; the report is as that of `race.race`.
-
-    Args:
-        vae: by default `random_wan_vae`.
-        frames, size: of a chunk, and of its pictures (height, width).
-        track: goes through the runs, for example with a progress bar.
-    """
+    """Race the memories' paths, on one thread; arguments and report are those of `race.race`. New are the VAE (by
+    default `random_wan_vae`), the frames of a chunk, and their size (height, width)."""
     raw, vae = {name: [] for name in MEMORIES}, vae or random_wan_vae(device)
     cameras, clips = once_around(chunks, frames, size)
     video = torch.rand(1, 3, frames, *size, device=device) * 2 - 1

@@ -95,13 +95,8 @@ def as_pixel_mask(visibility: Tensor, frames: Tensor) -> Tensor:
 
 
 def ghosts(memory, cameras: Cameras, moving: Tensor) -> Tensor:
-    """Which tokens show something that moved: (P,) bool. Such a token stays where the thing no longer is.
-
-    Args:
-        memory: a `LatentGrid` that wrote the T frames in order.
-        cameras: T of them, at pixel size.
-        moving: (T, H, W) bool, the truth.
-    """
+    """Which tokens of a `LatentGrid` show something that moved: (P,) bool. Such a token stays where the thing no longer
+    is. The memory wrote T frames in order, of cameras at pixel size; `moving` (T, H, W) bool is the truth."""
     share = cells(moving, memory.stride).float().mean(-1)  # (T, h, w)
     h, w = share.shape[1:]
     found = torch.zeros(len(memory), dtype=torch.bool)

@@ -94,13 +94,9 @@ class Walk:
 def walk(
     pipe, method: Method, clips: Sequence[Clip], seeds: Sequence[int], *, steps: int = 2, depth: Tensor | None = None
 ) -> Walk:
-    """Walk the paths of B clips of one length, each from the clip's first frame.
-
-    Args:
-        seeds: B of them, of the noise.
-        steps: denoising steps per segment.
-        depth: (B, T, H, W) of all frames or (B, 1, H, W) of the first ones, in metres; by default it is estimated.
-    """
+    """Walk the paths of B clips of one length, each from the clip's first frame, with B seeds of the noise and so many
+    denoising steps a segment. Depth is in metres, (B, T, H, W) of all frames or (B, 1, H, W) of the first ones; by
+    default it is estimated."""
     memories = [method.make_memory() for _ in clips]
     image = torch.stack([clip.frames[0] for clip in clips])
     model = pipe.video_model(num_inference_steps=steps, **method.options)

@@ -65,9 +65,8 @@ def load_weights(transformer, kind: str, path: str | Path) -> None:
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
     needed = [name for name in own if kind == "branch" and name.startswith("vace_")]
     problems = [f"lacks {name}" for name in needed if name not in tensors]
-    for name, tensor in tensors.items():
-        if name not in own or tensor.shape != own[name].shape:
-            problems.append(f"holds {name} {tuple(tensor.shape)}, which fits no parameter of the model")
+    misfits = {name: t for name, t in tensors.items() if name not in own or t.shape != own[name].shape}
+    problems += [f"holds {n} {tuple(t.shape)}, which fits no parameter of the model" for n, t in misfits.items()]
     for name in {key.partition(".lora_")[0] for key in lora}:
         down, up = (lora.get(f"{name}.lora_{letter}.weight") for letter in "AB")  # (rank, in), (out, rank)
         fits = down is not None and up is not None and name in layers

@@ -12,11 +12,11 @@ EXTRA_CHANNELS = 10  # of layout `mirage`, in addition to the latents': visibili
 def memory_control(
     readouts: list[Readout], cameras: list[Cameras], layout: str = "mirage", constant: Tensor | None = None
 ) -> Tensor:
-    """The control input (B, K, T, h, w) of B scenes.
+    """The control input (B, K, T, h, w) of B scenes: a readout and its T cameras at latent size for each scene.
+
+    Unseen cells are zero in every channel but the rays, which are expressed relative to the first camera.
 
     Args:
-        readouts: one a scene, of T frames; unseen cells are zero in every channel but the rays.
-        cameras: one a scene, T cameras at latent size. Rays are expressed relative to the first of them.
         layout: `mirage`: C of readout, visibility, offset (x, y) within the cell, log depth, 6 of Pluecker rays.
             `wan`: the paper's released code, C of readout and C of the latent of an all-visible mask video.
         constant: layout `wan` only: that latent, (C, T', h, w) with T' at least T.

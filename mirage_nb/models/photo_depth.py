@@ -19,9 +19,7 @@ METRIC = ("zoedepth", "depth_pro", "glpn", "prompt_depth_anything", "metric3d")
 def load_pretrained(argument: str, kind: str, name: str, *autos):
     """A model in float32 and its image processor, by its name on the hub or its folder; safetensors only.
 
-    Args:
-        argument, kind: words for errors, as `depth` and `depth model`.
-        autos: names of transformers' auto classes, tried in this order.
+    The first of transformers' auto classes that fits is taken; `argument` and `kind` are words for errors.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, or another kind of model.

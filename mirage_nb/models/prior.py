@@ -44,8 +44,6 @@ class MemoryPrior(nn.Module):
 def prior_velocity(noisy: Tensor, timestep: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """The flow velocity that a Gaussian guess of the clean latents implies: its mean and deviation, like `noisy`.
 
-    For a Gaussian the best estimate from a noisy latent is linear.
-
     Args:
         noisy: (B, C, T, h, w), (1 - sigma) * clean + sigma * noise.
         timestep: (B, T), 1000 * sigma.
@@ -54,6 +52,6 @@ def prior_velocity(noisy: Tensor, timestep: Tensor, mean: Tensor, deviation: Ten
     missing = (0, 0, 0, 0, noisy.shape[2] - mean.shape[2], 0)
     mean, deviation = nn.functional.pad(mean, missing), nn.functional.pad(deviation, missing, value=1.0)
     sigma = (timestep / 1000)[:, None, :, None, None]
-    rest = noisy - (1 - sigma) * mean
+    rest = noisy - (1 - sigma) * mean  # for a Gaussian the best estimate is linear in it
     variance = ((1 - sigma) * deviation) ** 2 + sigma**2
     return (sigma - (1 - sigma) * deviation**2) * rest / variance - mean, deviation / variance.sqrt()

@@ -147,7 +147,6 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             rotary = tuple(table.unflatten(1, (frames, -1))[:, frame_positions].flatten(1, 2) for table in rotary)
         temb, modulation, text = self._condition(timestep, encoder_hidden_states)
 
-        guess = None
         if self.prior is not None:
             with torch.no_grad():  # the prior is trained by likelihood alone, see `training.memory`
                 guess = self.prior(control)
@@ -171,7 +170,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = self.proj_out(x.to(self.dtype)).float()  # (B, N, p_h * p_w * C)
         x = x.unflatten(1, grid).unflatten(-1, (p_h, p_w, -1))  # (B, T, h', w', p_h, p_w, C)
         sample = x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, T, h, w)
-        if guess is not None:
+        if self.prior is not None:
             expected, deviation = prior_velocity(hidden_states, timestep, *guess)
             sample = expected + deviation * sample
         return Transformer2DModelOutput(sample=sample)
@@ -211,10 +210,10 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         weights, zeros where the backbone's can't be copied. ValueError for other backbones than Wan2.2-TI2V-5B's.
         """
         config = {key: value for key, value in backbone.config.items() if key in cls._get_init_keys(cls)}
-        channels = config["in_channels"]
-        if channels != config["out_channels"] or backbone.config.added_kv_proj_dim is not None:
-            found = f"{channels} in, {config['out_channels']} out"
-            raise ValueError(f"backbone: expected as many channels in as out and no image encoder, got {found}")
+        channels, out = config["in_channels"], config["out_channels"]
+        if channels != out or backbone.config.added_kv_proj_dim is not None:
+            expected = "as many channels in as out and no image encoder"
+            raise ValueError(f"backbone: expected {expected}, got {channels} in, {out} out")
         with torch.device("meta"):
             model = cls(**config, vace_layers=tuple(range(0, config["num_layers"], 2)), vace_in_channels=2 * channels)
         for name in ("rope", "patch_embedding", "condition_embedder", "norm_out", "proj_out", "scale_shift_table"):

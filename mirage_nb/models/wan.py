@@ -23,13 +23,12 @@ def load_wan(
     torch_dtype: torch.dtype | dict = torch.bfloat16, **options,
 ) -> dict:  # fmt: skip
     """The components of a `MiragePipeline` from a Wan2.2-TI2V model, see `MiragePipeline.from_wan`."""
-    source, files = str(source), {"branch": branch, "lora": lora}
+    source, files = str(source), {kind: file for kind, file in (("branch", branch), ("lora", lora)) if file is not None}
     checks.check_model_folder(source)
     if "device_map" in options:  # its hooks would stay with diffusers' own classes
         raise ValueError("device_map: move the pipeline once it is loaded: to('cuda'), enable_model_cpu_offload()")
     for kind, file in files.items():
-        if file is not None:
-            read_names(kind, file)
+        read_names(kind, file)
     # Half precision in the VAE would lose what the latents hold, so it stays in float32, as in Wan's own examples.
     dtypes = torch_dtype if isinstance(torch_dtype, dict) else {"default": torch_dtype, "vae": torch.float32}
     options = {"use_safetensors": True, "torch_dtype": dtypes} | options | {"trust_remote_code": False}
@@ -43,8 +42,7 @@ def load_wan(
         raise FileNotFoundError(f"model: {source} can't be loaded ({reason}); mirage-nb doctor says more") from None
     transformer = MirageTransformer3DModel.from_wan(loaded["transformer"]).eval()
     for kind, file in files.items():
-        if file is not None:
-            load_weights(transformer, kind, file)
+        load_weights(transformer, kind, file)
     own = dict(transformer=transformer, scheduler=build_scheduler(FLOW_SHIFT), depth_estimator=depth_estimator)
     return {name: loaded[name] for name in ("vae", "text_encoder", "tokenizer")} | own
 

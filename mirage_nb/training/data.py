@@ -90,14 +90,11 @@ def _recorded_walks(source: str, num_frames: int, size: tuple[int, int]) -> list
 
 def _write_shard(path: Path, walks: list[Clip]) -> None:
     still = torch.zeros(walks[0].depth.shape, dtype=torch.bool)
-    tensors = {
-        "frames": torch.stack([walk.frames for walk in walks]),
-        "depth": torch.stack([walk.depth for walk in walks]).half(),
-        "moving": torch.stack([still if walk.moving is None else walk.moving for walk in walks]),
-        "c2w": torch.stack([walk.cameras.c2w for walk in walks]),
-        "intrinsics": torch.stack([walk.cameras.intrinsics for walk in walks]),
-    }
-    save_tensors(path, FORMAT, tensors, {})
+    rows = [
+        (w.frames, w.depth.half(), still if w.moving is None else w.moving, w.cameras.c2w, w.cameras.intrinsics)
+        for w in walks
+    ]
+    save_tensors(path, FORMAT, dict(zip(LAYOUT, map(torch.stack, zip(*rows)))), {})
 
 
 class Walks:

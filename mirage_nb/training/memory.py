@@ -1,13 +1,12 @@
 """Recipe 3: the transformer with its memory branch (and its prior, if it has one), by flow matching on segments.
 
 A sample's memory is built as at inference, by our own `lift` and `reproject`. It is imperfect on purpose, because in
-use depth is estimated and past frames are generated. Part of the time the model first generates a segment, which
-becomes past, and then learns on the next one. So it meets its own mistakes, and learns not to add to them.
+use depth is estimated and past frames are generated.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -26,32 +25,21 @@ from mirage_nb.training.encoded import EncodedWalks
 
 SHIFT = 3.0  # of the noise schedule, as in use (paper: 5, for latents of 44 x 80 cells where ours have 16 x 16)
 FIRST_FRAME_NOISE = 0.1  # largest deviation of the noise on the clean first frame, which in use is a generated one
-# Share of memories that are lifted at the estimated depth. It gives the sky in windows a depth, too, as in use. If
-# windows were never written, they would be half of what a memory does not show, and the model would invent them.
+# Share of memories that are lifted at the estimated depth. It gives the sky in windows a depth, too, as in use; if
+# windows were never written, the model would invent them.
 ESTIMATED = 0.75
 TOKEN_NOISE = 0.15  # largest deviation of the noise on the memory's tokens
 CONTEXT_NOISE = 0.1  # the same for clean context frames
 
 
-class Frames(NamedTuple):
-    """Some frames of a walk: which ones (K,), and their latents (K, C, h, w), true or generated."""
-
-    index: Tensor
-    latents: Tensor
-
-    def join(self, index: Tensor, latents: Tensor) -> Frames:
-        return Frames(torch.cat([self.index, index]), torch.cat([self.latents, latents]))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A segment to learn."""
+class Sample(NamedTuple):
+    """A segment to learn: frames of a walk, by number."""
 
     walk: int
-    segment: Tensor  # (T,) its frames
-    first: Tensor  # (C, h, w), its clean first frame
-    past: Frames  # what the memory holds, and what references are chosen from
-    preceding: Frames  # the frames just before the segment
+    latents: Tensor  # (frames of the walk, C, h, w), true or generated
+    segment: Tensor  # (T,)
+    past: Tensor  # (K,), what the memory holds, and what references are chosen from
+    preceding: Tensor  # (P,), those just before the segment
 
 
 def draw_sample(data: EncodedWalks, length: int, returning: bool, before: int, generator: torch.Generator) -> Sample:
@@ -74,20 +62,18 @@ def draw_sample(data: EncodedWalks, length: int, returning: bool, before: int, g
     frames = (segment, past.unique(), preceding)
     if below(2):
         frames = (total - 1 - index for index in frames)
-    segment, past, preceding = (Frames(index, data.latents[walk, index].float()) for index in frames)
-    return Sample(walk, segment.index, segment.latents[0], past, preceding)
+    return Sample(walk, data.latents[walk].float(), *frames)
 
 
-def next_sample(sample: Sample, generated: Tensor, total: int) -> Sample:
-    """The segment after a generated one, (C, T - 1, h, w), whose frames are now past: onwards, or else back over it."""
-    last, step = int(sample.segment[-1]), int(sample.segment[1] - sample.segment[0])
-    onwards = 0 <= last + step * (len(sample.segment) - 1) < total
-    segment = last + (step if onwards else -step) * torch.arange(len(sample.segment))
-    new = (sample.segment[1:], generated.transpose(0, 1))
-    walked = sample.preceding.join(sample.segment[:1], sample.first[None]).join(*new)
-    before = slice(len(walked.index) - 1 - len(sample.preceding.index), -1)
-    preceding = Frames(walked.index[before], walked.latents[before])
-    return replace(sample, segment=segment, first=generated[:, -1], past=sample.past.join(*new), preceding=preceding)
+def next_sample(sample: Sample, generated: Tensor) -> Sample:
+    """The segment after a generated one, (C, T - 1, h, w), whose frames are past by then: onwards, or else back."""
+    walk, latents, segment, past, preceding = sample
+    onwards = segment[-1] + segment - segment[0]
+    after = onwards if 0 <= onwards[-1] < len(latents) else segment.flip(0)
+    latents = latents.index_copy(0, segment[1:], generated.transpose(0, 1))
+    walked = torch.cat([preceding, segment])
+    past = torch.cat([past, segment[1:]]).unique()
+    return Sample(walk, latents, after, past, walked[len(segment) - 1 : -1])
 
 
 def read_memory(data: EncodedWalks, sample: Sample, target: Cameras, generator: torch.Generator) -> Readout:
@@ -96,7 +82,7 @@ def read_memory(data: EncodedWalks, sample: Sample, target: Cameras, generator: 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    index, tokens = sample.past
+    index, tokens = sample.past, sample.latents[sample.past]
     estimated, bent = (torch.rand(2, generator=generator) < torch.tensor([ESTIMATED, 0.5])).tolist()
     depth = (data.estimate if estimated else data.depth)[sample.walk, index].float()
     if bent:  # and scaled, a little, each frame in its own way
@@ -110,17 +96,17 @@ def read_memory(data: EncodedWalks, sample: Sample, target: Cameras, generator: 
 def show_context(data: EncodedWalks, sample: Sample, references: int, generator: torch.Generator) -> Context:
     """The clean context frames (batch of one), with some noise: the past frames that overlap the segment most, and
     those that precede it. If too few overlap it, the last one is shown again."""
-    shown = sample.preceding.latents
+    shown = sample.latents[sample.preceding]
     if references:
-        earlier = sample.past.index != sample.segment[0]  # the clean first frame is shown anyway
-        earlier = earlier if earlier.any() else ~earlier
-        index = torch.cat([sample.segment, sample.past.index[earlier]])
+        earlier = sample.past[sample.past != sample.segment[0]]  # the clean first frame is shown anyway
+        earlier = earlier if len(earlier) else sample.past
+        index = torch.cat([sample.segment, earlier])
         depth, cameras = data.depth[sample.walk, index].float(), data.cameras(sample.walk, index)
         size, length = shared_voxel_size(depth, cameras), len(sample.segment)
         voxels = [visible_voxels(depth[i : i + 1], cameras[i : i + 1], None, size) for i in range(len(index))]
         chosen = choose_references(torch.cat(voxels[:length]).unique(), voxels[length:], references) or [0]
         chosen += chosen[-1:] * (references - len(chosen))
-        shown = torch.cat([sample.past.latents[earlier][chosen], shown])
+        shown = torch.cat([sample.latents[earlier[chosen]], shown])
     noise = CONTEXT_NOISE * torch.rand((), generator=generator) * torch.randn(shown.shape, generator=generator)
     shown = (shown + noise).transpose(0, 1)[None]  # (1, C, references + preceding, h, w)
     return Context(shown[:, :, :references], shown[:, :, references:])
@@ -162,23 +148,17 @@ def shifted(uniform: Tensor) -> Tensor:
 class MemoryLoss:
     """The `batch_loss` of `loop.fit`: flow matching with the first latent frame clean and out of the loss.
 
-    Args:
-        data: walks to learn from.
-        batch: samples.
-        length: latent frames of a segment, the clean one included.
-        drop: share of samples without a memory.
-        rehearse: share of batches in which the model first generates a segment and then learns on the next one. Only
-            on the way back, where the memory shows what is right.
-        references, preceding: clean context frames, at most (paper: 4 and 2). Half of the batches have none, the others
-            a random number.
+    In a share `rehearse` of the batches the model first generates a segment and then learns on the next one, so that it
+    meets its own mistakes; only on the way back, where the memory shows what is right. Half of the batches have no
+    context frames, the others a random number of them.
     """
 
     data: EncodedWalks
-    batch: int = 8
-    length: int = 5
-    drop: float = 0.1
+    batch: int = 8  # samples
+    length: int = 5  # latent frames of a segment, the clean one included
+    drop: float = 0.1  # share of samples without a memory
     rehearse: float = 0.25
-    references: int = 0
+    references: int = 0  # context frames at most (paper: 4 and 2)
     preceding: int = 0
 
     def __post_init__(self) -> None:
@@ -204,14 +184,13 @@ class MemoryLoss:
         batch = self._inputs(samples, references, generator)
         if not rehearse:
             return batch
-        generated, total = batch.to(model.device).generate(model).cpu(), self.data.latents.shape[1]
-        samples = [next_sample(sample, new, total) for sample, new in zip(samples, generated)]
-        return self._inputs(samples, references, generator)
+        generated = batch.to(model.device).generate(model).cpu()
+        return self._inputs(list(map(next_sample, samples, generated)), references, generator)
 
     def _inputs(self, samples: list[Sample], references: int, generator: torch.Generator) -> Batch:
         data, count = self.data, len(samples)
         # The branch sees the segment, then the preceding frames.
-        views = [data.cameras(s.walk, torch.cat([s.segment, s.preceding.index])) for s in samples]
+        views = [data.cameras(s.walk, torch.cat([s.segment, s.preceding])) for s in samples]
         readouts = [read_memory(data, s, view, generator) for s, view in zip(samples, views)]
         for i in (torch.rand(count, generator=generator) < self.drop).nonzero()[:, 0].tolist():
             readouts[i] = Readout.empty(views[i], data.latents.shape[2])
@@ -219,7 +198,7 @@ class MemoryLoss:
         clean = torch.stack([data.latents[s.walk, s.segment].float().transpose(0, 1) for s in samples])
         noise = torch.randn(clean.shape, generator=generator)
         wrong = FIRST_FRAME_NOISE * torch.rand(count, 1, 1, 1, generator=generator)
-        clean[:, :, 0] = torch.stack([s.first for s in samples]) + wrong * noise[:, :, 0]
+        clean[:, :, 0] = torch.stack([s.latents[s.segment[0]] for s in samples]) + wrong * noise[:, :, 0]
         level = shifted((torch.arange(count) + torch.rand(count, generator=generator)) / count)
         sigma = level[:, None].repeat(1, self.length)
         sigma[:, 0] = 0

@@ -52,8 +52,7 @@ def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
     loss = MemoryLoss(EncodedWalks.encode(walks, vae, depth), references=4, preceding=2)
     fit(transformer, loss, steps=schedule.transformer, folder=folder / "transformer", lr=6e-4, ema=0.999)
 
-    target = folder / "mirage-tiny"
-    transformer.eval()
-    parts = dict(vae=vae, transformer=transformer, scheduler=build_scheduler(), depth_estimator=depth)
-    MiragePipeline(references=4, **parts).to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
+    target, scheduler = folder / "mirage-tiny", build_scheduler()
+    pipe = MiragePipeline(vae, transformer.eval(), scheduler, depth, references=4)
+    pipe.to(torch.bfloat16).save_pretrained(target, safe_serialization=True)
     return target

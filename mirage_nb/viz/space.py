@@ -26,10 +26,7 @@ def drawing(
 ) -> Image.Image:  # fmt: skip
     """Tokens (P, 3) in metres of colours (P, 3) uint8, as an eye, a camera, sees them; near ones hide far ones.
 
-    Args:
-        lines: of points (K, 3) each.
-        marked: rows, or a mask, of tokens that are ringed.
-        labels: text -> the point (3,) where it stands.
+    Over them lie lines of points (K, 3), rings around tokens, `marked` (rows or a mask), and texts at points (3,).
     """
     image = Image.new("RGB", eye.size[::-1], PAPER)
     pen = ImageDraw.Draw(image)
@@ -53,13 +50,8 @@ def box_of(*points: Tensor, margin: float = 0.3) -> Tensor:
 
 
 def eye_on(box: Tensor, yaw: float, pitch: float, size: tuple[int, int], distance: float = 4.0) -> Cameras:
-    """A camera in which a box (2, 3) is as large as possible.
-
-    Args:
-        yaw, pitch: radians, as of `view`.
-        size: (width, height) of the picture in pixels.
-        distance: from the box, in units of half its diagonal.
-    """
+    """A camera in which a box (2, 3) is as large as possible, `distance` times half its diagonal away; yaw and pitch
+    are radians, as of `view`, and `size` is the picture's (width, height) in pixels."""
     middle, reach = box.mean(0), max((box[1] - box[0]).norm().item() / 2, 0.1)
     c2w = view(middle, yaw, pitch)
     c2w[:3, 3] -= distance * reach * c2w[:3, 2]

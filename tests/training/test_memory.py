@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from micro import build_micro
 
 from mirage_nb.models.presets import build_scheduler
 from mirage_nb.training.memory import (
-    Frames,
     MemoryLoss,
     draw_sample,
     next_sample,
@@ -21,24 +18,19 @@ from mirage_nb.training.memory import (
 )  # fmt: skip
 
 
-def alone(data, sample, index):
-    """The sample, whose memory holds these frames."""
-    return replace(sample, past=Frames(index, data.latents[sample.walk, index].float()))
-
-
 def test_on_the_way_out_the_memory_holds_no_later_frame(data):
     g, later = torch.Generator().manual_seed(0), 0
     for _ in range(200):
         sample = draw_sample(data, 4, False, 2, g)
-        walked, past = torch.cat([sample.preceding.index, sample.segment]), sample.past.index
+        walked, past = torch.cat([sample.preceding, sample.segment]), sample.past
         step = int(sample.segment[1] - sample.segment[0])
         assert abs(step) == 1 and len(walked) == 6 and (walked.diff() == step).all()
         assert 0 <= min(walked.min(), past.min()) and max(walked.max(), past.max()) < 9
-        assert torch.equal(sample.first, data.latents[sample.walk, sample.segment[0]].float())
+        assert torch.equal(sample.latents, data.latents[sample.walk].float())
         later += bool(((past - sample.segment[0]) * step > 0).any())
     assert 60 < later < 120, "half are on the way back"
     for _ in range(20):
-        assert len(draw_sample(data, 4, True, 2, g).past.index) >= 2
+        assert len(draw_sample(data, 4, True, 2, g).past) >= 2
 
 
 def test_context_shows_what_overlaps_and_what_precedes(data):
@@ -49,10 +41,10 @@ def test_context_shows_what_overlaps_and_what_precedes(data):
         assert shown.references.shape[2] == 4 and shown.preceding.shape[2] == 2
         truth = data.latents[sample.walk].float()
         distance = (truth[:, None] - shown.preceding[0].transpose(0, 1)[None]).square().mean((2, 3, 4))
-        assert distance.argmin(0).tolist() == sample.preceding.index.tolist()  # noisy, yet nearest to itself
+        assert distance.argmin(0).tolist() == sample.preceding.tolist()  # noisy, yet nearest to itself
         nearest = (truth - shown.references[0, :, 0]).square().mean((1, 2, 3)).argmin().item()
-        assert nearest in sample.past.index.tolist()
-        if set(sample.past.index.tolist()) & set(sample.segment[1:].tolist()):
+        assert nearest in sample.past.tolist()
+        if set(sample.past.tolist()) & set(sample.segment[1:].tolist()):
             assert abs(nearest - sample.segment[1]) <= 2, "a view of the segment overlaps it more than any other"
         assert show_context(data, sample, 0, g).references.shape[2] == 0
 
@@ -62,11 +54,13 @@ def test_the_next_segment_begins_where_the_generated_one_ends(data):
     for _ in range(20):
         sample = draw_sample(data, 4, True, 2, g)
         generated = torch.randn(data.latents.shape[2], 3, *data.latents.shape[-2:])
-        after = next_sample(sample, generated, 9)
-        assert after.segment[0] == sample.segment[-1] and torch.equal(after.first, generated[:, -1])
+        after = next_sample(sample, generated)
+        assert after.segment[0] == sample.segment[-1] and len(after.segment) == 4
+        assert set(after.past.tolist()) == {*sample.past.tolist(), *sample.segment[1:].tolist()}
         assert 0 <= after.segment.min() and after.segment.max() < 9
-        assert torch.equal(after.preceding.latents, generated[:, -3:-1].transpose(0, 1))
-        assert torch.equal(after.past.latents[-3:], generated.transpose(0, 1))
+        assert torch.equal(after.preceding, sample.segment[-3:-1])
+        assert torch.equal(after.latents[sample.segment[1:]], generated.transpose(0, 1)), "they are what is past"
+        assert torch.equal(after.latents[sample.segment[0]], sample.latents[sample.segment[0]])
         onwards += int(after.segment[1] != sample.segment[-2])
     assert 0 < onwards < 20
 
@@ -80,7 +74,7 @@ def test_most_skies_are_written(data):
         g = torch.Generator().manual_seed(seed)
         sample = draw_sample(data, 4, False, 0, g)
         only = sample.segment[:1]
-        readout = read_memory(data, alone(data, sample, only), data.cameras(sample.walk, only), g)
+        readout = read_memory(data, sample._replace(past=only), data.cameras(sample.walk, only), g)
         written.append(readout.visibility[0, 4:8, 4:8].float().mean() > 0.8)
     assert 0.6 < sum(written) / len(written) < 0.88
 
@@ -94,13 +88,13 @@ def test_what_is_shown_is_a_little_wrong(data):
         g = torch.Generator().manual_seed(seed)
         sample = draw_sample(data, 4, False, 2, g)
         only = sample.segment[:1]
-        sample = alone(data, sample, only)
+        sample = sample._replace(past=only)
         readout = read_memory(data, sample, data.cameras(sample.walk, only), g)
         seen = readout.visibility[0]
-        tokens.append((readout.latents[0] - sample.past.latents[0])[:, seen].square().mean().sqrt())
+        tokens.append((readout.latents[0] - sample.latents[only[0]])[:, seen].square().mean().sqrt())
         bent.append((readout.depth[0, seen] / 3 - 1).abs().mean())
         shown = show_context(data, sample, 0, g).preceding[0].transpose(0, 1)
-        context.append((shown - sample.preceding.latents).square().mean().sqrt())
+        context.append((shown - sample.latents[sample.preceding]).square().mean().sqrt())
         first = MemoryLoss(data, batch=1, length=4).sample(g).clean[0, :, 0]
         firsts.append((data.latents.float() - first).square().mean((2, 3, 4)).amin().sqrt())
     for most, found in ((0.15, tokens), (0.1, context), (0.1, firsts)):

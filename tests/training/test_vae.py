@@ -1,16 +1,12 @@
-"""The VAE's recipe: it learns, its latents stay small, and collages are decoded as collages."""
+"""The VAE's recipe: it learns, its latents stay small, and latents of two views are decoded side by side."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from micro import build_micro
 
 from mirage_nb.models.presets import bundled_model
-from mirage_nb.training import vae
 from mirage_nb.training.vae import latent_cost, posterior, reconstruct, set_statistics, vae_loss
 
 GOOD = 0.012  # L1 of a reconstruction of 34 dB
@@ -38,32 +34,8 @@ def test_statistics_make_latents_standard(walks):
     assert standard.mean((0, 2, 3, 4)).abs().max() < 0.05 and (standard.std((0, 2, 3, 4)) - 1).abs().max() < 0.05
 
 
-def test_every_third_crop_is_a_collage_of_latents_and_of_its_target(walks, monkeypatch):
-    """With a VAE that only rearranges pixels, the loss is 0 if target and latents are swapped alike."""
-
-    class Exact:
-        config, device = SimpleNamespace(scale_factor_spatial=8), torch.device("cpu")
-
-        def encode(self, pixels):
-            self.mean = F.pixel_unshuffle(pixels[:, :, 0], 8)[:, :, None]
-            return SimpleNamespace(latent_dist=SimpleNamespace(mean=self.mean, logvar=torch.full_like(self.mean, -99)))
-
-    def rearranged(model, latents):
-        other = ((latents - model.mean).abs().amax(1) > 1e-3).flatten(1).float().mean(1)  # (B,) share of cells
-        shares.append(other)
-        return F.pixel_shuffle(latents[:, :, 0], 8)
-
-    shares = []
-    monkeypatch.setattr(vae, "reconstruct", rearranged)
-    for seed in range(8):
-        value, figures = vae_loss(walks, batch=6)(Exact(), torch.Generator().manual_seed(seed))
-        assert figures["l1"] < 1e-6
-    shares = torch.stack(shares)
-    assert 0.2 < shares[:, [0, 3]].mean() < 0.7 and not shares[:, [1, 2, 4, 5]].any()
-
-
 def test_the_bundled_vae_decodes_a_collage_as_a_collage(walks):
-    """Half of one room next to half of another: a VAE that never learnt on collages smooths the step at the seam."""
+    """Half of one room next to half of another: the step at the seam stays."""
     model = AutoencoderKLWan.from_pretrained(bundled_model(), subfolder="vae", torch_dtype=torch.float32)
     left = torch.arange(128) < 64
     with torch.no_grad():

@@ -96,7 +96,7 @@ class PathEditor(WithPicture):
     def picture(self) -> Image.Image:
         """The path from above: the memory's tokens, where no camera may stand, key cameras, and where it hits."""
         path, hit = self.cameras(), self.room.blocked(self.path)
-        x, z = torch.arange(-0.1, self.room.width + 0.2, 0.06), torch.arange(-0.1, self.room.depth + 0.2, 0.06)
+        x, z = (torch.arange(-0.1, edge + 0.2, 0.06) for edge in (self.room.width, self.room.depth))
         grid = torch.cartesian_prod(x, path.centers[0, 1:2], z)  # at the height of the start
         points = grid[self.room.clearance(grid) < CLEARANCE]
         colours = torch.tensor([GREY], dtype=torch.uint8).expand(len(points), 3)
