@@ -28,19 +28,11 @@ def lazy_names(package: str, names_of: dict[str, tuple[str, ...]]):
 
 
 _NAMES_OF = {
-    "cameras": ("Cameras",),
-    "paths": ("camera_path",),
-    "lifting": ("lift", "Points"),
-    "memory": ("Memory", "LatentGrid", "RGBPointCloud", "NoMemory"),
-    "reprojection": ("reproject", "Readout"),
-    "masking": ("writable",),
-    "stitching": ("rollout",),
-    "video_model": ("VideoModel",),
-    "guidance": ("MemoryGuidance", "GuidanceOptions"),
-    "generation": ("generate", "MirageOutput"),
-    "pipeline": ("MiragePipeline",),
-    "models.diffusers_model": ("DiffusersModel",),
-    "models.photo_depth": ("TransformersDepth",),
-    "data.rooms.room": ("Room",),
-}
+    "cameras": ("Cameras",), "paths": ("camera_path",), "lifting": ("lift", "Points"),
+    "memory": ("Memory", "LatentGrid", "RGBPointCloud", "NoMemory"), "reprojection": ("reproject", "Readout"),
+    "masking": ("writable",), "stitching": ("rollout",), "video_model": ("VideoModel",),
+    "guidance": ("MemoryGuidance", "GuidanceOptions"), "generation": ("generate", "MirageOutput"),
+    "pipeline": ("MiragePipeline",), "models.diffusers_model": ("DiffusersModel",),
+    "models.photo_depth": ("TransformersDepth",), "data.rooms.room": ("Room",),
+}  # fmt: skip
 __all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES_OF)

@@ -67,10 +67,8 @@ class Cameras:
             raise ValueError(f"intrinsics: expected (N, 4) rows of fx, fy, cx, cy, got shape {tuple(intrinsics.shape)}")
         if intrinsics.ndim == 2 and len(intrinsics) not in (1, len(c2w)):
             raise ValueError(f"intrinsics: expected 1 or {len(c2w)} rows, one per camera, got {len(intrinsics)}")
-        height, width = (int(x) for x in self.size)
-        object.__setattr__(self, "c2w", c2w)
-        object.__setattr__(self, "intrinsics", intrinsics.expand(len(c2w), 4))
-        object.__setattr__(self, "size", (height, width))
+        height, width = map(int, self.size)
+        vars(self).update(c2w=c2w, intrinsics=intrinsics.expand(len(c2w), 4), size=(height, width))
         self._check()
 
     @full_precision

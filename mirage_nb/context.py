@@ -129,7 +129,7 @@ def choose_references(target: Tensor, past: Sequence[Tensor], count: int = 4) ->
 
 def find_context(
     past: Sequence[Past], readouts: Sequence[Readout], cameras: Sequence[Cameras], references: int, preceding: int
-) -> tuple[Context | None, list[list[int]], list[int]]:
+) -> tuple[Context, list[list[int]], list[int]]:
     """The clean frames that the generator sees next to a segment, for B scenes.
 
     The last past frame is the segment's own first one, so it is no context. The target is not made yet: its voxels are
@@ -140,7 +140,7 @@ def find_context(
         references, preceding: how many frames of each kind at most.
 
     Returns:
-        The context, None without any frame; B lists of the references' frame numbers; the preceding frames' numbers.
+        The context; B lists of the references' frame numbers; the preceding frames' numbers.
     """
     before = len(past[0]) - 1
     precede = list(range(max(0, before - preceding), before))
@@ -154,8 +154,6 @@ def find_context(
             chosen[scene] = choose_references(target, voxels, references)
     count = min(map(len, chosen))
     chosen = [scene[:count] for scene in chosen]
-    if not precede and not count:
-        return None, chosen, precede
 
     def stack(indices: list[list[int]]) -> Tensor:  # (B, C, n, h, w)
         return torch.stack([torch.stack(frames.latents)[i].transpose(0, 1) for frames, i in zip(past, indices)])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from types import SimpleNamespace
 
 import torch
@@ -35,7 +35,6 @@ def denoise(
         noise: (B, C, t, h, w), what the other frames start from.
         control: (B, K, t + p, h, w), from `control.memory_control`: the segment's frames, then the p preceding ones;
             None leaves the memory branch out.
-        steps: how many steps the scheduler takes.
         prompt_embeds: (B, L, text_dim) for a model that reads text.
         context: clean past latent frames that the transformer sees in addition to the segment.
         on_step: called after each step with step, timestep and latents; returns the latents to go on with.
@@ -44,7 +43,7 @@ def denoise(
         (B, C, t, h, w) float32 latents.
     """
     scheduler = models.scheduler
-    context = context or Context.none(noise)
+    context = Context.none(noise) if context is None else context
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise.clone()
     latents[:, :, 0] = clean
@@ -102,17 +101,13 @@ class MirageModel:
         self.device = torch.device(self.device or next(transformer.parameters()).device)
         self.conditioning = self.conditioning or ("branch" if transformer.has_branch else "guidance")
         one_of("conditioning", self.conditioning, CONDITIONINGS)
-        self.encode = frame_encoder(vae)
+        self.encode, self.encode_prompts = frame_encoder(vae), cache(self.encode_prompts)
         self._all_visible: Tensor | None = None  # the constant half of the layout `wan`
-
-    @cached_property
-    def _embeds(self) -> list[Tensor | None]:
-        return self.encode_prompts()
 
     def sample(self, inputs: SegmentInputs) -> Sample:
         """Denoise a segment (paper: conditioning), and decode it."""
         parts, clock, first = self.parts, Clock(self.device), inputs.first_latent
-        transformer, (embeds, *negative) = parts.transformer, self._embeds
+        transformer, (embeds, *negative) = parts.transformer, self.encode_prompts()
         if negative:
             transformer = GuidedTransformer(transformer, *negative, self.guidance_scale)
         with clock("denoise"):
@@ -162,6 +157,8 @@ class MirageModel:
         return on_step
 
     def fingerprint(self) -> dict[str, str]:
-        asked = {"prompt": (*self._embeds, self.guidance_scale), "conditioning": (self.conditioning, self.guidance)}
-        asked |= {"num_inference_steps": (self.num_inference_steps,)}
-        return {name: digest(*parts) for name, parts in asked.items()} | {"model": model_digest(self.parts.components)}
+        return {
+            "prompt": digest(*self.encode_prompts(), self.guidance_scale),
+            "conditioning": digest(self.conditioning, self.guidance),
+            "num_inference_steps": digest(self.num_inference_steps), "model": model_digest(self.parts.components),
+        }  # fmt: skip

@@ -99,7 +99,8 @@ def align_depth(
                     why = f"{share:.0%} of the frame has a known depth{' and runs against it' * bool(enough)}"
                     raise ValueError(UNALIGNED.format(why))
                 scale, shift, enough = before.scale, before.shift, False
-            aligned_whole, aligned_cells = (_invert(d, scale, shift) for d in (whole, estimated))
+            fitted = [torch.where(d > 0, scale * d + shift, 0.0) for d in (whole, estimated)]  # 1 / metres
+            aligned_whole, aligned_cells = (torch.where(d > 1 / FAR, 1 / d.clamp(min=1 / FAR), 0.0) for d in fitted)
         error = 0.0
         if enough:
             error = ((aligned_cells - in_memory).abs() / in_memory)[both & (aligned_cells > 0)].nanmedian().item()
@@ -107,12 +108,6 @@ def align_depth(
         aligned.append(aligned_whole)
         fits.append(before)
     return torch.stack(aligned), fits
-
-
-def _invert(inverse: Tensor, scale: float, shift: float) -> Tensor:
-    """Metres of an inverse depth; 0, unknown, where that is unknown itself or beyond FAR."""
-    fitted = scale * inverse + shift
-    return torch.where((inverse > 0) & (fitted > 1 / FAR), 1 / fitted.clamp(min=1 / FAR), 0.0)
 
 
 def estimate_depth(

@@ -150,9 +150,10 @@ class MemoryGuidance:
     def _read(self, form: LatentFormat) -> None:
         """Read the memory for the video's latent frames, and draw the noise."""
         views, readout = self.cameras[:: form.latent_step], self.memory
-        if not isinstance(readout, Readout):
-            empty = Readout.empty(views.downscale(form.stride), form.channels)
-            readout = self.memory.read(views) if len(self.memory) else empty
+        if not len(readout):
+            readout = Readout.empty(views.downscale(form.stride), form.channels)
+        elif not isinstance(readout, Readout):
+            readout = readout.read(views)
         shape, expected = tuple(readout.latents.transpose(0, 1).shape), tuple(self.latents.shape[1:])
         if shape != expected:
             raise ValueError(f"memory: it shows {shape} (C, t, h, w) to these cameras, the pipeline makes {expected}")

@@ -43,12 +43,8 @@ def machine(device: torch.device) -> dict:
 
 
 def walk(pipe, name: str, clip: Clip, seed: int) -> dict:
-    """Generate a video along a closed path with one memory.
-
-    Returns:
-        `chunks`, for each segment its new `frames`, `seconds` by stage (read is without encode) and QUANTITIES; and
-        `closed_loop_psnr` of the whole video in dB.
-    """
+    """Generate a video along a closed path with one memory: `chunks`, for each segment its new `frames`, `seconds` by
+    stage (read is without encode) and QUANTITIES; and `closed_loop_psnr` of the whole video in dB."""
     model = pipe.video_model()
     clock = Clock(model.device)
 

@@ -37,10 +37,8 @@ def closed_loop_psnr(frames: Tensor) -> float:
 
 
 def revisit_psnr(frames: Tensor, lag: int = 40) -> float:
-    """PSNR in dB of a *generated* view against the same view `lag` frames later, on a path there and back.
-
-    NaN if the video is too short to have such a pair.
-    """
+    """PSNR in dB of a *generated* view against the same view `lag` frames later, on a path there and back; NaN if the
+    video is too short to have such a pair."""
     first = (len(frames) - 1 - lag) // 2
     return psnr(frames[first], frames[len(frames) - 1 - first]).item() if first >= 1 else math.nan
 

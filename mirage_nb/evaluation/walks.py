@@ -1,7 +1,7 @@
 """Walks of held-out rooms and of real recordings, with several methods from equal inputs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import product
 
@@ -45,10 +45,7 @@ METHODS = (*MEMORIES, "finest", "average", "densified")
 def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
     """Methods by name, of METHODS: the memories of `make_memory`, the policies of `LatentGrid`, and "densified", the
     latent memory that begins with `densify`. The RGB memories begin with the first frame at twice its size.
-    "NAME:CONDITIONING" says how the generator gets it: branch, guidance or both.
-
-    Raises:
-        ValueError: an unknown name or conditioning.
+    "NAME:CONDITIONING" says how the generator gets it: branch, guidance or both. ValueError for other names.
     """
     encode = frame_encoder(pipe.vae)
     prepare = {"densified": densify, "rgb": write_enlarged, "rgb_capped": write_enlarged}
@@ -117,10 +114,9 @@ def there_and_back_room(seed: int, num_frames: int, size: tuple[int, int] = (128
     if num_frames % 2 == 0:
         raise ValueError(f"num_frames: a path there and back has an odd number of frames, got {num_frames}")
     room, half = Room(seed), num_frames // 2 + 1
-    out = room.walk(half, size=size)
-    clip = room.render(out, times=torch.zeros(half))
-    back = list(range(half)) + list(range(half - 2, -1, -1))
-    return Clip(clip.frames[back], clip.depth[back], out[back], clip.moving[back], clip.sky[back])
+    clip = room.render(room.walk(half, size=size), times=torch.zeros(half))
+    back = [*range(half), *range(half - 2, -1, -1)]
+    return Clip(*(getattr(clip, field.name)[back] for field in fields(clip)))
 
 
 def evaluate_rooms(

@@ -23,7 +23,8 @@ def densify(
     memory: LatentGrid, image: Tensor, depth: Tensor, camera: Cameras, encode: Callable[[Tensor], Tensor], *,
     shifts: int = 4, mask: Tensor | None = None,
 ) -> int:  # fmt: skip
-    """Add the tokens of an image, encoded at shifts x shifts places within a cell. All are kept, whatever the policy.
+    """Add the tokens of an image, encoded at shifts x shifts places within a cell; returns how many. All are kept,
+    whatever the policy.
 
     Args:
         memory: where to; a `rollout` that begins with it then finds the image there.
@@ -33,9 +34,6 @@ def densify(
         encode: pixels (N, 3, H, W) in [-1, 1] to latents (N, C, h, w), from `models.vae.frame_encoder`.
         shifts: places along each edge of a cell, a divisor of the VAE's stride: 4 encodes the image 16 times.
         mask: (H, W) bool, the pixels that may be written; by default all.
-
-    Returns:
-        How many tokens were added.
 
     Raises:
         ValueError: `shifts` does not divide the stride, or shapes do not fit.

@@ -77,11 +77,8 @@ class LatentFormat:
         return num_frames + self.extra_frames((num_frames - 1) // self.latent_step + 1) * self.latent_step
 
     def unpack(self, latents: Tensor, num_frames: int, size: tuple[int, int]) -> Tensor:
-        """The pipeline's latents of a video of num_frames and (height, width) as (B, C, t, h, w).
-
-        Raises:
-            ValueError: they are not what such a video has.
-        """
+        """The pipeline's latents of a video of num_frames and (height, width) as (B, C, t, h, w); ValueError where they
+        are not what such a video has."""
         t, h, w = (num_frames - 1) // self.latent_step + 1, size[0] // self.stride, size[1] // self.stride
         extra, unpacked = self.extra_frames(t), latents.transpose(1, 2) if self.layout == "btchw" else latents
         if self.layout == "packed":

@@ -221,7 +221,6 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         model.blocks = nn.ModuleList(copy.copy(block) for block in backbone.blocks)
         for block in model.blocks:
             block.__class__ = MirageBlock
-
         weight, generator = backbone.patch_embedding.weight, torch.Generator().manual_seed(0)
         control = model.vace_patch_embedding.to_empty(device=weight.device).to(weight.dtype)
         nn.init.zeros_(control.bias)
@@ -229,8 +228,9 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for layer, block in zip(model.config.vace_layers, model.vace_blocks):
             theirs, weights = dict(backbone.blocks[layer].named_parameters()), {}
             for name, p in block.to_empty(device=weight.device).to(weight.dtype).named_parameters():
-                copied = _is_plain(theirs.get(name))
-                weights[name] = theirs[name].detach().clone() if copied else torch.zeros_like(p)
+                t = theirs.get(name)  # quantised ones are integers, or of another class
+                plain = type(t) is nn.Parameter and type(t.data) is Tensor and t.is_floating_point()
+                weights[name] = t.detach().clone() if plain else torch.zeros_like(p)
             block.load_state_dict(weights, assign=True)
         if hasattr(backbone, "hf_quantizer"):
             model.hf_quantizer = backbone.hf_quantizer
@@ -241,8 +241,3 @@ def _zeroed(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _is_plain(parameter: nn.Parameter | None) -> bool:
-    """Whether the parameter holds numbers as they are; quantised ones are integers, or of another class."""
-    return type(parameter) is nn.Parameter and type(parameter.data) is Tensor and parameter.is_floating_point()

@@ -40,8 +40,8 @@ class EncodedWalks:
         stride, device, rows = vae.config.scale_factor_spatial, vae.device, []
         for walk in tqdm(range(len(walks)), desc="encode", disable=None):
             cameras = walks.cameras(walk)
-            pixels, exact, moving = walks.pixels(walk, slice(None)), walks["depth"][walk].float(), walks["moving"][walk]
-            pixels, exact, moving = pixels.to(device), exact.to(device), moving.to(device)
+            parts = walks.pixels(walk, slice(None)), walks["depth"][walk].float(), walks["moving"][walk]
+            pixels, exact, moving = (part.to(device) for part in parts)
             estimate = depth_model.predict(pixels, cameras.intrinsics)
             depth = (depth_to_latent(d, stride).half() for d in (exact, estimate))
             allowed, grid = writable(estimate, moving, stride=stride), cameras.downscale(stride)

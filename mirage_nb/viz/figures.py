@@ -31,9 +31,7 @@ def pictures(
 
     Args:
         rows: name -> pictures (H, W, 3) uint8, as (T, H, W, 3) or a list; the rows may differ in length.
-        columns: titles.
         size: height of a picture in inches of 84 pixels.
-        note: the line below.
 
     Returns:
         An image with a palette of 256 colours, so that a notebook full of photographs stays a small file.
@@ -46,13 +44,8 @@ def pictures(
 
 
 def board(tiles: Mapping, side: int = 168, columns: int = 4, note: str = "") -> Image.Image:
-    """Pictures next to each other under their names, with a line below.
-
-    Args:
-        tiles: at least one, name -> (H, W, 3) uint8, which become `side` pixels high, or a PIL image, which stays.
-        columns: pictures in a row.
-        note: the line below.
-    """
+    """Pictures (at least one) under their names, `columns` in a row, with a line below: name -> (H, W, 3) uint8, which
+    becomes `side` pixels high, or a PIL image, which stays as it is."""
     if not tiles:
         raise ValueError("tiles: expected at least one picture")
     cells = [(name, tile_of(tile, side)) for name, tile in tiles.items()]

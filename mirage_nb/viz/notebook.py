@@ -1,11 +1,11 @@
-"""What a notebook tells its reader: the values it measured, and whether an exercise is solved.
-
-Both are shown to the reader, and kept in the cell's output under a MIME type of ours, where the tests find them.
-"""
+"""What a notebook tells its reader: the values it measured, and whether an exercise is solved. Both are kept in the
+cell's output under a MIME type of ours, too, where the tests find them."""
 
 from collections.abc import Callable
 from html import escape
 from math import isfinite
+
+from IPython.display import display
 
 RECORD = "application/vnd.mirage.record+json"
 CHECK = "application/vnd.mirage.check+json"
@@ -20,8 +20,6 @@ def record(name: str, value: float, unit: str = "", digits: int = 2) -> None:
         unit: "dB", "%", "tokens" ...; "ms" and "s" are times, which are kept but never compared.
         digits: after the point, as shown; it is kept in full.
     """
-    from IPython.display import display
-
     if not isfinite(value):
         raise ValueError(f"value: expected a finite number for {name!r}, got {value}")
     data = {"name": name, "value": float(value), "unit": unit}
@@ -35,8 +33,6 @@ def check(name: str, passed: bool | Callable[[], bool], hint: str = "") -> None:
         passed: the verdict, or a function that gives it; an exception in it counts as not solved, and is shown.
         hint: what to look at again.
     """
-    from IPython.display import display
-
     error = ""
     try:
         solved = bool(passed() if callable(passed) else passed)

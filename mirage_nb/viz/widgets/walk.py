@@ -91,11 +91,8 @@ class Walk(WithPicture):
         self.status.say("Click the picture, then walk with the arrow keys; a and d step to the side.")
 
     def press(self, key: str) -> Tensor | None:
-        """Walk one segment on by a key of `KEYS`: generate and write it. An error leaves everything as it was.
-
-        Returns:
-            The new frames (n, H, W, 3) uint8; None where a wall is in the way (nothing changes then).
-        """
+        """Walk one segment on by a key of `KEYS`: generate and write it; returns its new frames (n, H, W, 3) uint8, or
+        None where a wall is in the way. Nothing changes then, nor by an error."""
         checks.one_of("key", key, KEYS)
         count, resume = self.model.new_frames, self._resume
         way = camera_path(KEYS[key][0], count + 1, self.cameras.c2w[-1], **SPEEDS)[1:]
