@@ -114,13 +114,8 @@ def estimate_depth(
     estimator: DepthEstimator, pixels: Tensor, cameras: Sequence[Cameras], readouts: Sequence[Readout],
     before: Sequence[Fit | None],
 ) -> tuple[Tensor, list[list[Fit]]]:  # fmt: skip
-    """Depth (B, t, H, W) in metres of frames of B scenes, in the scale of their memories, and the fits of each scene.
-
-    Args:
-        pixels: (B, t, 3, H, W) in [-1, 1].
-        cameras, readouts, before: for each scene the t cameras at the size of the image, what its memory shows to them,
-            and its last fit.
-    """
+    """Depth (B, t, H, W) in metres of pixels (B, t, 3, H, W) in [-1, 1] of B scenes, in the scale of their memories,
+    and the fits of each scene. A scene has t cameras at the size of the image, a readout at them, and its last fit."""
     intrinsics = torch.cat([views.intrinsics for views in cameras])
     depth = estimator.predict(pixels.flatten(0, 1), intrinsics).unflatten(0, pixels.shape[:2])
     scenes = zip(depth, readouts, before)

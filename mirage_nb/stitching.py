@@ -28,32 +28,19 @@ from mirage_nb.video_model import SegmentInputs, VideoModel
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What one segment made, for B scenes. The results of all segments, joined along time, are the whole video.
+    """What one segment made, for B scenes; a list has one item for each. The results of all segments, joined along
+    time, are the whole video."""
 
-    Attributes:
-        index: which segment, from 0.
-        frames: (B, T, H, W, 3) uint8, the new frames. The first segment begins with the given image.
-        latents: (B, C, t, h, w) float32, the new latent frames, that of the given image first.
-        depth: (B, t, H, W) z-depth in metres of the new latent frames.
-        readouts: B readouts, what the memory showed to the segment's latent frames, its clean first frame included.
-        mask: (B, t, h, w) bool, the cells of the new latent frames that could be written.
-        references: B lists of the latent frames (counted from the video's first) that the generator saw as references.
-        fits: B lists, how well the estimated depth of the new latent frames fitted the memory's; empty where depth was
-            given.
-        tokens: B counts, how many points each memory holds after the segment.
-        seconds: by stage: read, denoise, decode, depth and write, for all scenes together.
-    """
-
-    index: int
-    frames: Tensor
-    latents: Tensor
-    depth: Tensor
-    readouts: list[Readout]
-    mask: Tensor
-    references: list[list[int]]
-    fits: list[list[Fit]]
-    tokens: list[int]
-    seconds: dict[str, float]
+    index: int  # which segment, from 0
+    frames: Tensor  # (B, T, H, W, 3) uint8, the new frames; the first segment begins with the given image
+    latents: Tensor  # (B, C, t, h, w) float32, the new latent frames, that of the given image first
+    depth: Tensor  # (B, t, H, W) z-depth in metres of the new latent frames
+    readouts: list[Readout]  # what the memory showed to the segment's latent frames, its clean first frame included
+    mask: Tensor  # (B, t, h, w) bool, the cells of the new latent frames that could be written
+    references: list[list[int]]  # latent frames, counted from the video's first, that the generator saw as references
+    fits: list[list[Fit]]  # of the estimated depth of the new latent frames; empty where depth was given
+    tokens: list[int]  # how many points each memory holds after the segment
+    seconds: dict[str, float]  # by stage: read, denoise, decode, depth and write, for all scenes together
 
     @property
     def visibility(self) -> Tensor:

@@ -19,45 +19,26 @@ from mirage_nb.reprojection import Readout
 
 @dataclass(frozen=True)
 class SegmentInputs:
-    """What a model gets to make one segment of t latent frames from, for B scenes.
+    """What a model gets to make one segment of t latent frames from, for B scenes; a sequence has one item for each."""
 
-    Attributes:
-        index: which segment, from 0.
-        image: (B, H, W, 3) uint8, the segment's first frame.
-        first_latent: (B, C, h, w), the latent frame of that image. The segment's first latent frame equals it.
-        cameras: B times the cameras of all pixel frames of the segment, at the size of the image. Every latent_step-th
-            of them is that of a latent frame.
-        readouts: B readouts of the memories, of the t latent frames.
-        seeds: B of them, of the whole video; `segment_noise` makes a segment's noise of one.
-        past: B pasts; the last frame of each is the segment's first one.
-        read: from the numbers of past latent frames to B readouts at their cameras.
-    """
-
-    index: int
-    image: Tensor
-    first_latent: Tensor
-    cameras: Sequence[Cameras]
-    readouts: Sequence[Readout]
-    seeds: Sequence[int]
-    past: Sequence[Past]
-    read: Callable[[list[int]], list[Readout]]
+    index: int  # which segment, from 0
+    image: Tensor  # (B, H, W, 3) uint8, the segment's first frame
+    first_latent: Tensor  # (B, C, h, w), the latent frame of that image, which the segment's first one equals
+    cameras: Sequence[Cameras]  # of all pixel frames, at the image's size; every latent_step-th is a latent frame's
+    readouts: Sequence[Readout]  # of the memories, of the t latent frames
+    seeds: Sequence[int]  # of the whole video; `segment_noise` makes a segment's noise of one
+    past: Sequence[Past]  # the last frame of each is the segment's first one
+    read: Callable[[list[int]], list[Readout]]  # from the numbers of past latent frames to readouts at their cameras
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model made of `SegmentInputs`.
+    """What a model made of `SegmentInputs`."""
 
-    Attributes:
-        latents: (B, C, t, h, w) float32, the first latent frame included.
-        video: (B, T, 3, H, W) in [-1, 1], the frames after the first one, (t - 1) * latent_step of them.
-        seconds: of the stages "denoise" and "decode".
-        references: B lists of the past latent frames that the model saw as references.
-    """
-
-    latents: Tensor
-    video: Tensor
-    seconds: dict[str, float]
-    references: list[list[int]]
+    latents: Tensor  # (B, C, t, h, w) float32, the first latent frame included
+    video: Tensor  # (B, T, 3, H, W) in [-1, 1], the frames after the first one, (t - 1) * latent_step of them
+    seconds: dict[str, float]  # of the stages "denoise" and "decode"
+    references: list[list[int]]  # for each scene, the past latent frames that the model saw as references
 
 
 class VideoModel(Protocol):

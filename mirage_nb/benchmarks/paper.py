@@ -1,8 +1,5 @@
-"""The race at the paper's scale: 704 x 1280 pixels, chunks of 33 frames, and the VAE of Wan2.2-TI2V-5B.
-
-It races the memory's own path: writing key frames, and reading for the next chunk. Weights are random, since time and
-bytes do not depend on their values.
-"""
+"""The race at the paper's scale, 704 x 1280 pixels, chunks of 33 frames and the VAE of Wan2.2-TI2V-5B, of the memory's
+own path: writing key frames, reading for the next chunk. Weights are random: time and bytes do not depend on them."""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -9,11 +9,9 @@ CHUNK = 5  # of the tables: the last chunk that was published
 # Of whole systems, not only of the memory (arXiv 2606.09828).
 PUBLISHED = [
     ["published (one H100, end to end)", "s per frame, chunk 1", "chunk 5", "MiB after 5 chunks"],
-    ["Mirage", "0.79", "0.25", "2.25"],
-    ["GEN3C", "2.80", "2.90", "43.8"],
-    ["Spatia", "4.03", "7.63", "124"],
-    ["VMem", "4.07", "7.25", "78.8"],
-]
+    ["Mirage", "0.79", "0.25", "2.25"], ["GEN3C", "2.80", "2.90", "43.8"],
+    ["Spatia", "4.03", "7.63", "124"], ["VMem", "4.07", "7.25", "78.8"],
+]  # fmt: skip
 SECONDS = {"s": 1, "ms": 1e-3, "µs": 1e-6}
 BYTES = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1}
 

@@ -1,8 +1,5 @@
-"""Metrics of videos: how close two pictures are, how well a loop closes, and how sharp a video is.
-
-Videos are (T, H, W, 3) uint8. A path "there and back" has an odd number of frames, and frames i and T - 1 - i have the
-same camera.
-"""
+"""Metrics of videos, (T, H, W, 3) uint8: how close two pictures are, how well a loop closes, how sharp a video is. A
+path "there and back" has an odd number of frames, and frames i and T - 1 - i have the same camera."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -25,18 +25,12 @@ SCALE = 2  # the RGB memory gets the first frame at so many times its size
 
 @dataclass(frozen=True)
 class Method:
-    """One thing to compare.
-
-    Attributes:
-        make_memory: makes an empty memory.
-        prepare: called before the walk with the empty memory, to write to it: the given image (H, W, 3) uint8, its
-            depth (H, W) in metres, and its camera.
-        options: of `MiragePipeline.video_model`, where they are not the pipeline's own.
-    """
+    """One thing to compare. `prepare` writes to the empty memory before the walk; it gets the memory, the given image
+    (H, W, 3) uint8, its depth (H, W) in metres, and its camera."""
 
     make_memory: Callable[[], Memory]
     prepare: Callable[[Memory, Tensor, Tensor, Cameras], object] | None = None
-    options: Mapping = field(default_factory=dict)
+    options: Mapping = field(default_factory=dict)  # of `MiragePipeline.video_model`, beside the pipeline's own
 
 
 METHODS = (*MEMORIES, "finest", "average", "densified")

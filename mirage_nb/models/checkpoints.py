@@ -31,10 +31,7 @@ def to_ours(name: str) -> str:
 
 def read_names(kind: str, path: str | Path) -> dict[str, str]:
     """Our name -> the file's name for all tensors of a file of one of the `KINDS`. Only its header is read.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, a truncated one, or one of another kind.
-    """
+    FileNotFoundError or ValueError: no such file, a truncated one, or one of another kind."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{kind}: no such file: {path}")
     try:

@@ -19,10 +19,8 @@ METRIC = ("zoedepth", "depth_pro", "glpn", "prompt_depth_anything", "metric3d")
 def load_pretrained(argument: str, kind: str, name: str, *autos):
     """A model in float32 and its image processor, by its name on the hub or its folder; safetensors only.
 
-    The first of transformers' auto classes that fits is taken; `argument` and `kind` are words for errors.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, or another kind of model.
+    The first of transformers' auto classes that fits is taken; `argument` and `kind` are words for errors:
+    FileNotFoundError or ValueError, where it is not there, or is another kind of model.
     """
     for auto in autos:
         try:

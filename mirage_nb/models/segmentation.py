@@ -25,9 +25,7 @@ class TransformersSegmentation:
     """A `transformers` model for universal or semantic segmentation, as the pipeline's `mask_estimator`.
 
     It masks the classes named by `masked`; by default the sky and those of `MOVING`, where the model knows them.
-
-    Raises:
-        ValueError: the model does not know a name, or none of the default ones.
+    ValueError: the model does not know a name, or none of the default ones.
     """
 
     def __init__(self, model, processor, masked: Sequence[str] | None = None, name: str = "") -> None:

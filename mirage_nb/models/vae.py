@@ -1,7 +1,5 @@
-"""The VAE: diffusers' `AutoencoderKLWan`, and the few things that a memory needs in addition.
-
-Latents are always normalised with the statistics in the VAE's config, (z - mean) / std, as Wan's own pipelines do.
-"""
+"""The VAE: diffusers' `AutoencoderKLWan`, and the few things that a memory needs in addition. Latents are always
+normalised with the statistics in the VAE's config, as Wan's own pipelines do."""
 
 from collections.abc import Callable
 

@@ -90,10 +90,8 @@ def _recorded_walks(source: str, num_frames: int, size: tuple[int, int]) -> list
 
 def _write_shard(path: Path, walks: list[Clip]) -> None:
     still = torch.zeros(walks[0].depth.shape, dtype=torch.bool)
-    rows = [
-        (w.frames, w.depth.half(), still if w.moving is None else w.moving, w.cameras.c2w, w.cameras.intrinsics)
-        for w in walks
-    ]
+    moving = [still if walk.moving is None else walk.moving for walk in walks]
+    rows = [(w.frames, w.depth.half(), m, w.cameras.c2w, w.cameras.intrinsics) for w, m in zip(walks, moving)]
     save_tensors(path, FORMAT, dict(zip(LAYOUT, map(torch.stack, zip(*rows)))), {})
 
 

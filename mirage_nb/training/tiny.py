@@ -1,7 +1,4 @@
-"""mirage-tiny from nothing: rooms, VAE, depth network, transformer, and the folder that the pipeline loads.
-
-Every step leaves its result in `folder`. A second call skips what is done and continues where the first one stopped.
-"""
+"""mirage-tiny from nothing: rooms, VAE, depth network, transformer, and the folder that the pipeline loads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +33,8 @@ QUICK = Schedule(rooms=1, frames=7, vae=1, depth=1, transformer=2)  # a dry run 
 
 
 def train_tiny(folder: str | Path, schedule: Schedule) -> Path:
-    """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`. A room takes 2.5 MB."""
+    """Train mirage-tiny; returns the folder for `MiragePipeline.from_pretrained`. A room takes 2.5 MB. Each step leaves
+    its result in `folder`: a second call continues where the first one stopped."""
     folder = Path(folder)
     torch.manual_seed(0)
     vae, transformer, depth = build_vae(), MirageTransformer3DModel(**TINY_TRANSFORMER), MirageDepthModel()

@@ -19,9 +19,8 @@ def growth(report: dict) -> Image.Image:
     for axis, (key, label, factor) in zip(figure.subplots(1, len(panels)), panels):
         shown = []
         for name, chunks in memories.items():
-            chunks = [chunk for chunk in chunks if chunk[key]["median"] > 0]
-            x = [chunk["chunk"] for chunk in chunks]
-            low, middle, high = ([chunk[key][k] * factor for chunk in chunks] for k in ("low", "median", "high"))
+            x = [chunk["chunk"] for chunk in chunks if chunk[key]["median"] > 0]
+            low, middle, high = ([chunks[i - 1][key][k] * factor for i in x] for k in ("low", "median", "high"))
             axis.plot(x, middle, "o-", markersize=3, color=COLOURS[name], label=title_of(name))
             axis.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
             shown += middle

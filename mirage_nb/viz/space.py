@@ -1,7 +1,5 @@
-"""Tokens in space: from the side, from above, and to be turned with the mouse.
-
-`cloud_view` and `plan_view` are drawn while a slider moves: Pillow needs a few milliseconds, matplotlib many more.
-"""
+"""Tokens in space: from the side, from above, and to be turned with the mouse. Pillow draws the first two in a few
+milliseconds, while a slider moves; matplotlib needs many more."""
 
 from collections.abc import Mapping, Sequence
 from math import atan2, pi, radians

@@ -83,7 +83,7 @@ def test_the_configuration_reaches_diffusers_unchanged(folder, plain, monkeypatc
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", classmethod(from_pretrained))
     pipe = load(folder, quantization_config=config)
     assert given.pop("quantization_config") is config
-    assert set(given) == {"use_safetensors", "torch_dtype"}
+    assert set(given) == {"use_safetensors", "torch_dtype", "trust_remote_code"} and not given["trust_remote_code"]
     for block in pipe.transformer.blocks:
         assert isinstance(block.attn1.to_q, Int8Linear) and isinstance(block.ffn.net[2], Int8Linear)
     for block in pipe.transformer.vace_blocks:  # trained weights: plain layers, in the precision asked for

@@ -27,11 +27,9 @@ class WithPicture(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return {
-            "application/vnd.jupyter.widget-view+json": view,
-            "image/png": base64.b64encode(png(self.picture())).decode(),
-            "text/plain": f"{type(self).__name__} (a picture here; live in a running notebook)",
-        }
+        words = f"{type(self).__name__} (a picture here; live in a running notebook)"
+        picture = base64.b64encode(png(self.picture())).decode()
+        return {"application/vnd.jupyter.widget-view+json": view, "image/png": picture, "text/plain": words}
 
 
 class Status(ipywidgets.HTML):

@@ -28,11 +28,8 @@ FIELDS = {"x": (-10.0, 10.0, 0.05), "z": (-10.0, 10.0, 0.05), "yaw": (-180.0, 18
 class PathEditor(WithPicture):
     """Compose a camera path and see it from above; `cameras()` is the result.
 
-    Each move adds a key camera at its end. A key camera can be moved; the path then goes smoothly through it.
-
-    Args:
-        room: where the path starts; the editor warns of its walls and things.
-        memory: a memory to see the path in.
+    Each move adds a key camera at its end. A key camera can be moved; the path then goes smoothly through it. The path
+    starts in a room, whose walls and things the editor warns of; a memory can be shown around it.
 
     Attributes:
         path: (T, 4, 4) c2w, the start first. at: the frames of the key cameras; `at[0]` is 0, the start.

@@ -55,9 +55,7 @@ class Walk(WithPicture):
         pipe: a `MiragePipeline`.
         scene: a `Room`, whose walls then stop the walk, or an image (a path, a PIL image, or (H, W, 3) uint8), taken as
             64 degrees across.
-        seed: of the noise.
-        num_inference_steps: denoising steps a press.
-        prompt: for a model with text.
+        seed, num_inference_steps, prompt: of the noise; denoising steps a press; for a model with text.
 
     Attributes:
         frames: (T, H, W, 3) uint8. cameras: T of them. memory: the present one. presses: the keys so far.
