@@ -14,7 +14,7 @@ from mirage_nb.context import Context, find_context
 from mirage_nb.guidance import GuidanceOptions, Shown, noise_level
 from mirage_nb.models.control import memory_control
 from mirage_nb.models.text import GuidedTransformer
-from mirage_nb.models.vae import decode, frame_encoder, precision, visible_latents
+from mirage_nb.models.vae import decode, frame_encoder, precision, spatial_stride, visible_latents
 from mirage_nb.reprojection import Readout
 from mirage_nb.runs import digest, model_digest
 from mirage_nb.segments import Clock, segment_noise
@@ -93,8 +93,8 @@ class MirageModel:
 
     def __post_init__(self) -> None:
         vae, transformer = self.parts.vae, self.parts.transformer
-        self.stride, self.latent_step = vae.config.scale_factor_spatial, vae.config.scale_factor_temporal
-        self.channels = vae.config.z_dim
+        self.stride, self.channels = spatial_stride(vae), vae.config.z_dim
+        self.latent_step = vae.config.scale_factor_temporal
         self.size_multiple = self.stride * transformer.config.patch_size[-1]
         self.new_frames = (transformer.config.segment_latent_frames - 1) * self.latent_step
         self.depth_estimator, self.mask_estimator = self.parts.depth_estimator, self.parts.mask_estimator

@@ -12,7 +12,7 @@ from mirage_nb.data.rooms.room import Room
 from mirage_nb.masking import writable
 from mirage_nb.memory import RGBPointCloud, make_memory
 from mirage_nb.models.presets import WAN22_FRAMES, WAN22_SIZE, WAN22_VAE
-from mirage_nb.models.vae import as_pixels, encode, use_frame_kernels
+from mirage_nb.models.vae import as_pixels, encode, spatial_stride, use_frame_kernels
 from mirage_nb.paths import camera_path
 from mirage_nb.segments import Clock
 
@@ -46,7 +46,7 @@ def walk(name: str, vae, cameras: Cameras, clips: Sequence[Clip], frames: int, d
 
     The read of an RGB memory is its render; its VAE encode is measured for all chunks together, by `race`.
     """
-    stride, channels, new = vae.config.scale_factor_spatial, vae.config.z_dim, frames - 1
+    stride, channels, new = spatial_stride(vae), vae.config.z_dim, frames - 1
     shape = (channels, *(n // stride for n in cameras.size))
     memory = make_memory(name, lambda pixels: pixels.new_zeros(len(pixels), *shape), stride=stride, channels=channels)
     renders = isinstance(memory, RGBPointCloud)

@@ -17,7 +17,7 @@ from mirage_nb.depth_alignment import NO_SCALE
 from mirage_nb.evaluation.metrics import as_pixel_mask, mean_psnr, measure, summaries
 from mirage_nb.extras.densify import densify
 from mirage_nb.memory import MEMORIES, Memory, make_memory
-from mirage_nb.models.vae import as_pixels, frame_encoder
+from mirage_nb.models.vae import as_pixels, frame_encoder, spatial_stride
 from mirage_nb.stitching import SegmentResult, rollout
 
 SCALE = 2  # the RGB memory gets the first frame at so many times its size
@@ -43,7 +43,7 @@ def methods_by_name(pipe, names: Sequence[str]) -> dict[str, Method]:
     """
     encode = frame_encoder(pipe.vae)
     prepare = {"densified": densify, "rgb": write_enlarged, "rgb_capped": write_enlarged}
-    options = dict(stride=pipe.vae.config.scale_factor_spatial, channels=pipe.vae.config.z_dim)
+    options = dict(stride=spatial_stride(pipe.vae), channels=pipe.vae.config.z_dim)
 
     def method(name: str) -> Method:
         name, _, conditioning = name.partition(":")

@@ -1,8 +1,5 @@
-"""How the video pipelines of diffusers lay out, scale and pack their latents: what a memory must know of them.
-
-A memory holds a generator's own latents: what its denoiser works on, scaled as it wants them. The table `LAYOUTS` says
-how each pipeline stores them; strides and statistics come from the pipeline and its VAE.
-"""
+"""How the video pipelines of diffusers lay out, scale and pack their latents: what a memory must know of them, since it
+holds what the denoiser works on. Strides and statistics come from the pipeline and its VAE."""
 
 from __future__ import annotations
 

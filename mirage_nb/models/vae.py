@@ -51,6 +51,11 @@ def use_frame_kernels(vae):
     return vae
 
 
+def spatial_stride(vae) -> int:
+    """Pixels along the edge of a latent cell."""
+    return int(vae.config.scale_factor_spatial)
+
+
 def precision(module, device: torch.device):
     """The autocast to bfloat16 for our own float32 weights; none for a module whose `autocast` is False (Wan's)."""
     return torch.autocast(device.type, torch.bfloat16, enabled=getattr(module, "autocast", True))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from mirage_nb.cameras import Cameras
 from mirage_nb.lifting import depth_to_latent
 from mirage_nb.masking import writable
-from mirage_nb.models.vae import frame_encoder
+from mirage_nb.models.vae import frame_encoder, spatial_stride
 from mirage_nb.training.data import Walks
 
 
@@ -37,7 +37,7 @@ class EncodedWalks:
     @torch.no_grad()
     def encode(walks: Walks, vae, depth_model) -> EncodedWalks:
         """Encode all frames, with the frozen VAE and the depth network that is used to generate."""
-        stride, device, rows = vae.config.scale_factor_spatial, vae.device, []
+        stride, device, rows = spatial_stride(vae), vae.device, []
         for walk in tqdm(range(len(walks)), desc="encode", disable=None):
             cameras = walks.cameras(walk)
             parts = walks.pixels(walk, slice(None)), walks["depth"][walk].float(), walks["moving"][walk]

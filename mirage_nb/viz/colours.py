@@ -29,10 +29,8 @@ def token_colours(tokens: Tensor, colours: Tensor) -> Tensor:
 
 
 def pca_colours(tokens: Tensor) -> Tensor:
-    """(P, 3) uint8 of tokens (P, C): the three directions in which they differ most as red, green and blue.
-
-    Each runs over its middle 96%. Its sign is that of its largest component, so the same tokens get the same colours.
-    """
+    """(P, 3) uint8 of tokens (P, C): the three directions in which they differ most as red, green and blue, each over
+    its middle 96%. Its sign is that of its largest component, so the same tokens get the same colours."""
     rows = tokens.detach().float().cpu()
     rows = rows - rows.mean(0)
     directions = torch.linalg.eigh(rows.T @ rows)[1].flip(1)[:, :3]
