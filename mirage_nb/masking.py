@@ -1,8 +1,8 @@
 """Stage 4, masking: which latent cells may be written to the memory.
 
 The paper never writes moving objects and the sky, and neither do we. Where no segmentation names them, geometry finds
-what moves: a surface that another view looks through was not there then. A cell on a depth edge mixes two surfaces, but
-can only be lifted to one of them; `writable` can leave it out as well.
+what moves: a surface that another view looks through was not there then. Cells on depth edges are written: a chair with
+thin legs is nothing but edges, and the memory should have chairs.
 """
 
 import torch
@@ -13,49 +13,21 @@ from mirage_nb.context import Past
 from mirage_nb.lifting import cells, depth_to_latent, nearest_around
 from mirage_nb.reprojection import Readout, project
 
-EDGE_SHARE = 1 / 8  # a cell is on an edge if more of its pixels are; an edge along its border is exactly that many
 DEPTH_TOLERANCE = 0.1  # relative; more than estimated depth errs from frame to frame
 MOVING_WINDOW = 16  # past latent frames that a new surface is compared with
 MOVING_VIEWS = 2  # how many of them must look through a surface, for one depth may err
 GONE_VIEWS = 4  # new frames, at most, that must look through a token before it is deleted
 
 
-def depth_edges(depth: Tensor, threshold: float = 0.05, width: int = 1) -> Tensor:
-    """True at the pixels on both sides of a depth discontinuity, (N, H, W) bool.
-
-    Inverse depth is linear across the image of a plane, however slanted, so its second difference is zero there, and
-    a floor seen at a grazing angle is no edge. At a jump it is the jump, here of more than `threshold` (0.05 = 5%).
-
-    Args:
-        depth: (N, H, W) z-depth in metres; pixels of unknown depth are no edges and make none.
-        width: baseline of the difference in pixels, and how many pixels are marked on either side.
-    """
-    known = torch.isfinite(depth) & (depth > 0)
-    inverse = torch.where(known, 1 / depth, torch.nan)
-    edges = torch.zeros_like(known)
-    for dim in (1, 2):
-        length = depth.shape[dim] - 2 * width
-        if length > 0:
-            before, here, after = (inverse.narrow(dim, start, length) for start in (0, width, 2 * width))
-            nearest = torch.maximum(here, torch.maximum(before, after))
-            edges.narrow(dim, width, length).logical_or_((before - 2 * here + after).abs() > threshold * nearest)
-    return edges
-
-
-def writable(
-    depth: Tensor, moving: Tensor | None = None, sky: Tensor | None = None, *, stride: int,
-    edge_threshold: float | None = None,
-) -> Tensor:  # fmt: skip
+def writable(depth: Tensor, moving: Tensor | None = None, sky: Tensor | None = None, *, stride: int) -> Tensor:
     """Stage 4 of the paper: which cells may be written, (N, H/stride, W/stride) bool, as `lift` and `write` take it.
 
-    A cell may be written if its depth is known and no pixel of it is moving or sky; with an `edge_threshold`, also only
-    if it is not on a depth edge.
+    A cell may be written if its depth is known and no pixel of it is moving or sky.
 
     Args:
         depth: (N, H, W) z-depth in metres; 0 or non-finite means unknown.
         moving, sky: (N, H, W) bool masks, or None where nobody knows.
         stride: pixels per latent cell.
-        edge_threshold: relative jump in depth, see `depth_edges`; None lets depth edges pass.
 
     Raises:
         ValueError: a mask is not bool or has another shape than the depth.
@@ -67,9 +39,6 @@ def writable(
         if mask.shape != depth.shape or mask.dtype != torch.bool:
             raise ValueError(f"{name}: expected bool {tuple(depth.shape)}, got {mask.dtype} {tuple(mask.shape)}")
         allowed &= ~cells(mask, stride).any(-1)
-    if edge_threshold is not None:
-        edges = depth_edges(depth, edge_threshold, width=max(1, stride // 8))
-        allowed &= cells(edges, stride).float().mean(-1) <= EDGE_SHARE
     return allowed
 
 
