@@ -99,35 +99,28 @@ def race(
         "chunk; closed loop: the last frame against the first. Writing includes finding what moves."
     ]
     settings = {"runs": runs, "chunks": chunks, "size": list(size), "first_room": first_room}
-    about = {"scale": "tiny", "settings": settings, "machine": machine(model.device)}
+    about = {"settings": settings, "machine": machine(model.device)}
     return about | {"notes": notes, "memories": summarise(raw)}
 
 
-def spread(values: Iterable[float | None]) -> dict[str, float] | None:
-    """Median, lowest, highest and count of the values that were measured (neither None nor NaN); None without any."""
-    measured = [float(v) for v in values if v is not None and v == v]
-    if not measured:
-        return None
-    return {"median": statistics.median(measured), "low": min(measured), "high": max(measured), "runs": len(measured)}
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Median, lowest, highest and count of values."""
+    values = [float(value) for value in values]
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "runs": len(values)}
 
 
 def summarise(raw: dict[str, list[dict]]) -> dict[str, dict]:
-    """Runs to medians and ranges: NAME.chunks[i].{chunk, frames, seconds_per_frame.STAGE, total, QUANTITY}.
-
-    A stage that no run measured is None and not in the total. A stage that only some runs measured enters the totals of
-    the others as its median.
-    """
+    """Runs to medians and ranges: NAME.chunks[i].{chunk, frames, seconds_per_frame.STAGE, total, QUANTITY}."""
     memories = {}
     for name, runs in raw.items():
         chunks = []
         for index, parts in enumerate(zip(*(run["chunks"] for run in runs))):
             frames = parts[0]["frames"]
-            per_frame = {s: spread(p["seconds"][s] / frames for p in parts if s in p["seconds"]) for s in STAGES}
-            middle = {stage: value["median"] for stage, value in per_frame.items() if value}
-            totals = (sum(p["seconds"].get(s, middle[s] * frames) for s in middle) / frames for p in parts)
-            row = {"chunk": index + 1, "frames": frames, "seconds_per_frame": per_frame, "total": spread(totals)}
-            chunks.append(row | {q: spread(part.get(q) for part in parts) for q in QUANTITIES})
-        memories[name] = {"chunks": chunks, "closed_loop_psnr": spread(run.get("closed_loop_psnr") for run in runs)}
+            per_frame = {stage: spread(part["seconds"][stage] / frames for part in parts) for stage in STAGES}
+            total = spread(sum(part["seconds"].values()) / frames for part in parts)
+            row = {"chunk": index + 1, "frames": frames, "seconds_per_frame": per_frame, "total": total}
+            chunks.append(row | {q: spread(part[q] for part in parts) for q in QUANTITIES})
+        memories[name] = {"chunks": chunks, "closed_loop_psnr": spread(run["closed_loop_psnr"] for run in runs)}
     return memories
 
 
@@ -136,7 +129,7 @@ def ratios(memories: dict[str, dict], chunk: int, stages: Sequence[str] = STAGES
 
     def of(name: str) -> tuple[float, float]:
         row = memories[name]["chunks"][chunk - 1]
-        return sum(v["median"] for s in stages if (v := row["seconds_per_frame"][s])), row["bytes"]["median"]
+        return sum(row["seconds_per_frame"][stage]["median"] for stage in stages), row["bytes"]["median"]
 
     seconds, held = of("latent")
     return {name: {"time": of(name)[0] / seconds, "bytes": of(name)[1] / held} for name in memories}

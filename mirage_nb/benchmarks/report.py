@@ -32,20 +32,19 @@ def times(x: float) -> str:
 def stage_rows(report: dict, chunk: int = 0, stages: Sequence[str] = STAGES) -> list[list[str]]:
     """What each memory takes and holds at one chunk (0 is the last one), and how many times the latent memory's.
 
-    Times are medians per frame of the `stages` that were measured; the report and the pictures have their ranges.
+    Times are medians per frame of the `stages`; the report and the pictures have their ranges.
     """
     memories = report["memories"]
     parts = {name: memory["chunks"][chunk - 1] for name, memory in memories.items()}
     over = ratios(memories, chunk, stages)
-    measured = [s for s in stages if any(row["seconds_per_frame"][s] for row in parts.values())]
     head = f"chunk {parts['latent']['chunk']}, per frame"
-    rows = [[head, *measured, "all", "over latent", "memory", "over latent", "closed loop"]]
+    rows = [[head, *stages, "all", "over latent", "memory", "over latent", "closed loop"]]
     for name, row in parts.items():
-        each = [(row["seconds_per_frame"][s] or {"median": 0.0})["median"] for s in measured]
+        each = [row["seconds_per_frame"][stage]["median"] for stage in stages]
         held, end = row["bytes"]["median"], memories[name]["closed_loop_psnr"]
         seconds = [in_units(x, SECONDS) for x in (*each, sum(each))]
         rows.append([title_of(name), *seconds, times(over[name]["time"]), in_units(held, BYTES)])
-        rows[-1] += [times(over[name]["bytes"]), f"{end['median']:.1f} dB" if end else "–"]
+        rows[-1] += [times(over[name]["bytes"]), f"{end['median']:.1f} dB"]
     return rows
 
 

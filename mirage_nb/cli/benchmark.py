@@ -15,30 +15,25 @@ app = typer.Typer(no_args_is_help=True, help="Measure the memory's speed and siz
 @app.command()
 def race(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    scale: Annotated[Literal["tiny", "paper"], typer.Option(help="The bundled model, or Wan2.2's VAE.")] = "tiny",
     runs: Annotated[int, typer.Option(min=1, max=1000, help="Of every memory.")] = 5,
-    chunks: Annotated[int | None, typer.Option(min=2, max=1000, help="Of a walk; 12 for tiny, 8 for paper.")] = None,
-    model: Annotated[str | None, typer.Option(help="Folder of a model, for tiny; by default the bundled one.")] = None,
+    chunks: Annotated[int, typer.Option(min=2, max=1000, help="Of a walk.")] = 12,
+    model: Annotated[str | None, typer.Option(help="Folder of a model; by default the bundled one.")] = None,
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="By default a GPU, if there is one.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Race the memories against each other, stage by stage."""
     check_model_folder(model)
-    claim(out, (f"race-{scale}.json",), overwrite)
+    claim(out, ("race.json",), overwrite)
     import torch
 
-    from mirage_nb.benchmarks import paper
     from mirage_nb.benchmarks.race import MEMORY_STAGES
     from mirage_nb.benchmarks.race import race as race_rooms
     from mirage_nb.benchmarks.report import CHUNK, PUBLISHED, stage_rows
 
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if scale == "tiny":
-        report = race_rooms(load_pipeline(model).to(on), runs, chunks or 12, track=tqdm)
-    else:
-        report = paper.race(runs, chunks or 8, on, track=tqdm)
+    report = race_rooms(load_pipeline(model).to(on), runs, chunks, track=tqdm)
     early = min(CHUNK, len(report["memories"]["latent"]["chunks"]))
     for rows in (stage_rows(report, early, MEMORY_STAGES), stage_rows(report), PUBLISHED):
         print_table(rows)
     typer.echo("\n".join(report["notes"]))
-    save_report(out / f"race-{scale}.json", report)
+    save_report(out / "race.json", report)

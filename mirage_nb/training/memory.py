@@ -7,7 +7,6 @@ use depth is estimated and past frames are generated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,8 @@ from torch import Tensor, nn
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.context import Context, choose_references, shared_voxel_size, visible_voxels
-from mirage_nb.denoising import denoise
 from mirage_nb.lifting import lift
 from mirage_nb.models.control import memory_control
-from mirage_nb.models.presets import build_scheduler
 from mirage_nb.reprojection import Readout, reproject
 from mirage_nb.training.encoded import EncodedWalks
 
@@ -36,23 +33,23 @@ class Sample(NamedTuple):
     """A segment to learn: frames of a walk, by number."""
 
     walk: int
-    latents: Tensor  # (frames of the walk, C, h, w), true or generated
+    latents: Tensor  # (frames of the walk, C, h, w)
     segment: Tensor  # (T,)
     past: Tensor  # (K,), what the memory holds, and what references are chosen from
     preceding: Tensor  # (P,), those just before the segment
 
 
-def draw_sample(data: EncodedWalks, length: int, returning: bool, before: int, generator: torch.Generator) -> Sample:
+def draw_sample(data: EncodedWalks, length: int, before: int, generator: torch.Generator) -> Sample:
     """A segment of `length` frames of a random walk, with the `before` frames that precede it.
 
-    Half of them (with `returning` all) are on the way back: the memory holds frames from everywhere on the walk. On the
-    way out it holds earlier ones only. Half of the walks are walked from their end.
+    Half of them are on the way back: the memory holds frames from everywhere on the walk. On the way out it holds
+    earlier ones only. Half of the walks are walked from their end.
     """
 
     def below(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
-    walk, total, returning = below(len(data)), data.latents.shape[1], below(2) == 1 or returning
+    walk, total, returning = below(len(data)), data.latents.shape[1], below(2) == 1
     first = before + below(total - length - before + 1)
     segment, preceding = first + torch.arange(length), first - before + torch.arange(before)
     seen, count = (total, 2 + below(6)) if returning else (first + 1, below(4))
@@ -63,17 +60,6 @@ def draw_sample(data: EncodedWalks, length: int, returning: bool, before: int, g
     if below(2):
         frames = (total - 1 - index for index in frames)
     return Sample(walk, data.latents[walk].float(), *frames)
-
-
-def next_sample(sample: Sample, generated: Tensor) -> Sample:
-    """The segment after a generated one, (C, T - 1, h, w), whose frames are past by then: onwards, or else back."""
-    walk, latents, segment, past, preceding = sample
-    onwards = segment[-1] + segment - segment[0]
-    after = onwards if 0 <= onwards[-1] < len(latents) else segment.flip(0)
-    latents = latents.index_copy(0, segment[1:], generated.transpose(0, 1))
-    walked = torch.cat([preceding, segment])
-    past = torch.cat([past, segment[1:]]).unique()
-    return Sample(walk, latents, after, past, walked[len(segment) - 1 : -1])
 
 
 def read_memory(data: EncodedWalks, sample: Sample, target: Cameras, generator: torch.Generator) -> Readout:
@@ -132,12 +118,6 @@ class Batch(NamedTuple):
         velocity = self.context.of_target(model(latents, timesteps, self.control, **layout).sample)
         return (velocity - (self.noise - self.clean))[:, :, 1:].square()
 
-    @torch.no_grad()
-    def generate(self, model: nn.Module) -> Tensor:
-        """The new frames as the pipeline makes them in two steps, (B, C, T - 1, h, w)."""
-        models = SimpleNamespace(transformer=model, scheduler=build_scheduler(SHIFT))
-        return denoise(models, self.clean[:, :, 0], self.noise, self.control, 2, context=self.context)[:, :, 1:]
-
 
 def shifted(uniform: Tensor) -> Tensor:
     """Noise levels sigma from uniform numbers in [0, 1]: more of them are high, where only a memory can tell."""
@@ -148,16 +128,13 @@ def shifted(uniform: Tensor) -> Tensor:
 class MemoryLoss:
     """The `batch_loss` of `loop.fit`: flow matching with the first latent frame clean and out of the loss.
 
-    In a share `rehearse` of the batches the model first generates a segment and then learns on the next one, so that it
-    meets its own mistakes; only on the way back, where the memory shows what is right. Half of the batches have no
-    context frames, the others a random number of them.
+    Half of the batches have no context frames, the others a random number of them.
     """
 
     data: EncodedWalks
     batch: int = 8  # samples
     length: int = 5  # latent frames of a segment, the clean one included
     drop: float = 0.1  # share of samples without a memory
-    rehearse: float = 0.25
     references: int = 0  # context frames at most (paper: 4 and 2)
     preceding: int = 0
 
@@ -167,27 +144,19 @@ class MemoryLoss:
             raise ValueError(f"data: expected walks of at least {needed} latent frames, got {total}")
 
     def __call__(self, model: nn.Module, generator: torch.Generator):
-        batch = self.sample(generator, model).to(model.device)
+        batch = self.sample(generator).to(model.device)
         loss, prior = batch.error(model).mean(), getattr(model, "prior", None)
         if prior is not None and any(p.requires_grad for p in prior.parameters()):
             mean, deviation = prior(batch.control[:, :, 1 : self.length])
             loss = loss + F.gaussian_nll_loss(mean, batch.clean[:, :, 1:], deviation.square())
         return loss, {}
 
-    def sample(self, generator: torch.Generator, model: nn.Module | None = None) -> Batch:
-        """A batch, on the CPU. Without a model nothing is rehearsed."""
-        rehearse = bool(torch.rand((), generator=generator) < self.rehearse) and model is not None
+    def sample(self, generator: torch.Generator) -> Batch:
+        """A batch, on the CPU."""
         with_context = torch.rand((), generator=generator) < 0.5
         most = (self.references, self.preceding) if with_context else (0, 0)
         references, preceding = (int(torch.randint(n + 1, (), generator=generator)) for n in most)
-        samples = [draw_sample(self.data, self.length, rehearse, preceding, generator) for _ in range(self.batch)]
-        batch = self._inputs(samples, references, generator)
-        if not rehearse:
-            return batch
-        generated = batch.to(model.device).generate(model).cpu()
-        return self._inputs(list(map(next_sample, samples, generated)), references, generator)
-
-    def _inputs(self, samples: list[Sample], references: int, generator: torch.Generator) -> Batch:
+        samples = [draw_sample(self.data, self.length, preceding, generator) for _ in range(self.batch)]
         data, count = self.data, len(samples)
         # The branch sees the segment, then the preceding frames.
         views = [data.cameras(s.walk, torch.cat([s.segment, s.preceding])) for s in samples]
@@ -195,10 +164,10 @@ class MemoryLoss:
         for i in (torch.rand(count, generator=generator) < self.drop).nonzero()[:, 0].tolist():
             readouts[i] = Readout.empty(views[i], data.latents.shape[2])
         contexts = [show_context(data, s, references, generator) for s in samples]
-        clean = torch.stack([data.latents[s.walk, s.segment].float().transpose(0, 1) for s in samples])
+        clean = torch.stack([s.latents[s.segment].transpose(0, 1) for s in samples])
         noise = torch.randn(clean.shape, generator=generator)
         wrong = FIRST_FRAME_NOISE * torch.rand(count, 1, 1, 1, generator=generator)
-        clean[:, :, 0] = torch.stack([s.latents[s.segment[0]] for s in samples]) + wrong * noise[:, :, 0]
+        clean[:, :, 0] += wrong * noise[:, :, 0]
         level = shifted((torch.arange(count) + torch.rand(count, generator=generator)) / count)
         sigma = level[:, None].repeat(1, self.length)
         sigma[:, 0] = 0

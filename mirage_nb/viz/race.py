@@ -12,11 +12,10 @@ LOG_FROM = 20  # a panel whose largest value is so many times its smallest has a
 
 
 def growth(report: dict) -> Image.Image:
-    """Bytes, time per frame and, where it was measured, quality of each memory, chunk by chunk; a band is the range."""
+    """Bytes, time per frame and quality of each memory, chunk by chunk; a band is the range."""
     memories = {name: memory["chunks"] for name, memory in report["memories"].items()}
-    panels = [panel for panel in PANELS if memories["latent"][0][panel[0]]]
-    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
-    for axis, (key, label, factor) in zip(figure.subplots(1, len(panels)), panels):
+    figure = Figure(figsize=(4.4 * len(PANELS), 3.4), layout="constrained")
+    for axis, (key, label, factor) in zip(figure.subplots(1, len(PANELS)), PANELS):
         shown = []
         for name, chunks in memories.items():
             x = [chunk["chunk"] for chunk in chunks if chunk[key]["median"] > 0]
@@ -39,7 +38,7 @@ def split(report: dict, chunk: int = 0) -> Image.Image:
     figure = Figure(figsize=(8.4, 0.55 * len(rows) + 1.4), layout="constrained")
     axis, left = figure.subplots(), [0.0] * len(rows)
     for stage, colour in BARS.items():
-        values = [(row["seconds_per_frame"][stage] or {"median": 0.0})["median"] for row in rows]
+        values = [row["seconds_per_frame"][stage]["median"] for row in rows]
         if any(values):
             axis.barh(range(len(rows)), values, left=left, color=colour, label=stage, height=0.62)
         left = [a + b for a, b in zip(left, values)]

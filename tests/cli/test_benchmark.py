@@ -21,7 +21,7 @@ def test_race(tmp_path):
     options = "--model", tmp_path / "model", "--out", tmp_path
     code, text = run("race", "--runs", 1, "--chunks", 2, "--device", "cpu", *options)
     assert code == 0, text
-    report = json.loads((tmp_path / "race-tiny.json").read_text())
+    report = json.loads((tmp_path / "race.json").read_text())
     assert report["settings"]["runs"] == 1 and report["machine"]["device"] == "cpu" and "command" in report
     code, text = run("race", "--runs", 0, "--out", tmp_path)
     assert code == 2 and "runs" in text

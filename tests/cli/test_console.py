@@ -110,7 +110,7 @@ def test_what_nobody_foresaw_is_one_line_and_debug_shows_it(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "command, name", [(("evaluate", "rooms"), "contact.png"), (("benchmark", "race"), "race-tiny.json")]
+    "command, name", [(("evaluate", "rooms"), "contact.png"), (("benchmark", "race"), "race.json")]
 )
 def test_files_of_others_stay_where_results_go(command, name, tmp_path):
     (tmp_path / name).write_text("precious")
