@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_nb.cameras import Cameras
-from mirage_nb.lifting import cells
-
 
 def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
     """PSNR in dB of pictures (..., H, W, 3) uint8, one value per picture; infinite where two are equal.
@@ -87,17 +84,3 @@ def as_pixel_mask(visibility: Tensor, frames: Tensor) -> Tensor:
     seen = torch.cat([visibility[:1], visibility[1:].repeat_interleave(each, 0)])  # (T, h, w)
     cell = frames.shape[1] // visibility.shape[1]
     return seen.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
-
-
-def ghosts(memory, cameras: Cameras, moving: Tensor) -> Tensor:
-    """Which tokens of a `LatentGrid` show something that moved: (P,) bool. Such a token stays where the thing no longer
-    is. The memory wrote T frames in order, of cameras at pixel size; `moving` (T, H, W) bool is the truth."""
-    share = cells(moving, memory.stride).float().mean(-1)  # (T, h, w)
-    h, w = share.shape[1:]
-    found = torch.zeros(len(memory), dtype=torch.bool)
-    for frame in memory.written.unique().tolist():
-        mine = (memory.written == frame).cpu()
-        uv, _ = cameras[frame].project(memory.positions[mine].cpu())
-        column, row = (uv[0] / memory.stride).floor().long().unbind(1)
-        found[mine] = share[frame, row.clamp(0, h - 1), column.clamp(0, w - 1)] > 0.5  # most of its pixels
-    return found

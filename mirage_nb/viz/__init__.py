@@ -7,7 +7,7 @@ kernel. The names below are loaded at first use, since plotly, matplotlib and ip
 from mirage_nb import lazy_names
 
 _NAMES_OF = {
-    "colours": ("heat", "latent_colours", "mark_cell", "pca_colours", "readout_cells", "tinted", "token_colours"),
+    "colours": ("heat", "latent_colours", "pca_colours", "readout_cells", "tinted", "token_colours"),
     "figures": ("board", "lines", "pictures"),
     "notebook": ("check", "record"),
     "space": ("cloud_view", "plan_view", "show_cloud"),

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import Normalize, to_rgb
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mirage_nb.viz.base import COLOURS
@@ -61,12 +60,3 @@ def tinted(frames: Tensor, mask: Tensor, colour: str = COLOURS["hole"], share: f
     pixels = mask.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[..., None]  # (T, H, W, 1)
     mixed = (1 - share) * frames.float() + share * 255 * torch.tensor(to_rgb(colour))
     return torch.where(pixels, mixed, frames.float()).round().byte()
-
-
-def mark_cell(picture: np.ndarray | Tensor, cell: tuple[int, int], size: int, enlarge: int = 1) -> np.ndarray:
-    """A picture (H, W, 3), enlarged, with a frame around one cell (row, column) of `size` pixels."""
-    image = Image.fromarray(np.asarray(picture).repeat(enlarge, 0).repeat(enlarge, 1))
-    y, x, edge = cell[0] * size * enlarge, cell[1] * size * enlarge, size * enlarge
-    box = (x - 1, y - 1, x + edge, y + edge)
-    ImageDraw.Draw(image).rectangle(box, outline=COLOURS["picked"], width=max(1, enlarge // 2))
-    return np.asarray(image)

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from scenes import camera, pose, room_views
 
 from mirage_nb.evaluation import metrics as ev
-from mirage_nb.memory import LatentGrid
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -73,16 +71,3 @@ def test_the_covered_pixels_alone_are_compared():
     assert figures["psnr_to_truth_covered"] == pytest.approx(ev.psnr(frames[2, 5:6], truth[2, 5:6]).item(), abs=1e-4)
     assert math.isnan(ev.measure(frames, truth, covered & False)["psnr_to_truth_covered"])
     assert figures["ssim"] < ev.measure(truth, truth, covered)["ssim"] == 1
-
-
-def test_a_ghost_is_a_token_of_a_cell_that_moved():
-    cameras = camera(pose())
-    (latents, depth), memory = room_views(cameras), LatentGrid()
-    memory.write(latents, depth, cameras)
-    moving = torch.zeros(1, *cameras.size, dtype=torch.bool)
-    moving[:, 8:16, 16:24] = True  # one cell
-    moving[:, 8:16, 24:27] = True  # and less than half of its neighbour
-    found = ev.ghosts(memory, cameras, moving)
-    assert found.sum() == 1
-    uv = cameras.project(memory.positions[found])[0].flatten()
-    assert 16 <= uv[0] < 24 and 8 <= uv[1] < 16

@@ -40,13 +40,6 @@ def test_a_readout_shows_tokens_by_colour_and_holes_as_holes():
     assert where(picture, COLOURS["hole"]).tolist() == [[1, 1]]
 
 
-def test_a_mark_frames_its_cell_and_leaves_it_as_it_is():
-    picture = np.zeros((32, 48, 3), dtype=np.uint8)
-    ring = where(viz.mark_cell(picture, (2, 3), 8, 2), COLOURS["picked"])
-    assert ring.min(0).tolist() == [2 * 16 - 1, 3 * 16 - 1] and ring.max(0).tolist() == [3 * 16, 4 * 16]
-    assert not ((ring > [32, 48]) & (ring < [47, 63])).all(1).any()
-
-
 def test_a_tint_lies_on_the_mask_and_nowhere_else():
     frames = torch.randint(0, 256, (2, *SIZE, 3), dtype=torch.uint8)
     cells = torch.zeros(2, 4, 6, dtype=torch.bool)
