@@ -9,8 +9,6 @@
   means unknown.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -100,16 +98,16 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.c2w)
 
-    def __getitem__(self, index) -> Cameras:
+    def __getitem__(self, index) -> "Cameras":
         """Select cameras with an int, a slice or an index tensor; always a batch, also for an int."""
         index = [index] if isinstance(index, int) else index
         return replace(self, c2w=self.c2w[index], intrinsics=self.intrinsics[index])
 
-    def to(self, device) -> Cameras:
+    def to(self, device) -> "Cameras":
         return replace(self, c2w=self.c2w.to(device), intrinsics=self.intrinsics.to(device))
 
     @staticmethod
-    def cat(cameras: list[Cameras]) -> Cameras:
+    def cat(cameras: "list[Cameras]") -> "Cameras":
         """Join batches of cameras of equal size."""
         sizes = {c.size for c in cameras}
         if len(sizes) != 1:
@@ -131,22 +129,22 @@ class Cameras:
         return self.c2w[:, :3, 3]
 
     @full_precision
-    def relative_to(self, reference: Tensor) -> Cameras:
+    def relative_to(self, reference: Tensor) -> "Cameras":
         """The same cameras in the coordinate frame of `reference`, a (4, 4) c2w matrix."""
         return replace(self, c2w=torch.linalg.inv(reference.cpu().double()).to(self.c2w) @ self.c2w)
 
-    def resize(self, size: tuple[int, int]) -> Cameras:
+    def resize(self, size: tuple[int, int]) -> "Cameras":
         """The same view sampled at another resolution, (height, width)."""
         sy, sx = size[0] / self.size[0], size[1] / self.size[1]
         return replace(self, intrinsics=self.intrinsics * self.intrinsics.new_tensor([sx, sy, sx, sy]), size=size)
 
-    def downscale(self, stride: int) -> Cameras:
+    def downscale(self, stride: int) -> "Cameras":
         """The cameras of the latent grid of a VAE with this spatial stride (paper: intrinsics scaled by 1/s)."""
         if self.size[0] % stride or self.size[1] % stride:
             raise ValueError(f"size: {self.size[0]}x{self.size[1]} is not a multiple of the VAE's stride {stride}")
         return self.resize((self.size[0] // stride, self.size[1] // stride))
 
-    def crop(self, top: int, left: int, size: tuple[int, int]) -> Cameras:
+    def crop(self, top: int, left: int, size: tuple[int, int]) -> "Cameras":
         """The view of a rectangle of the image whose first row is `top` and first column `left`."""
         return replace(self, intrinsics=self.intrinsics - self.intrinsics.new_tensor([0, 0, left, top]), size=size)
 

@@ -4,8 +4,6 @@ The paper's generator sees up to four past latent frames that show the same plac
 that precede it, all at timestep 0. The voxels that a frame sees tell which past frames show the same place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,12 +48,12 @@ class Context(Rows):
     preceding: Tensor  # (B, C, p, h, w), which it does
 
     @staticmethod
-    def none(target: Tensor) -> Context:
+    def none(target: Tensor) -> "Context":
         """No context, for a target (B, C, t, h, w)."""
         return Context(target[:, :, :0], target[:, :, :0])
 
     @staticmethod
-    def stack(contexts: Sequence[Context]) -> Context:
+    def stack(contexts: "Sequence[Context]") -> "Context":
         """Contexts of equal counts as one batch."""
         return Context(torch.cat([c.references for c in contexts]), torch.cat([c.preceding for c in contexts]))
 

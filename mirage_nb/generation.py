@@ -110,7 +110,8 @@ def generate(
         model, [memory], first_frame[None], [cameras], seeds=[seed], resume=resume,
         depth=None if depth is None else depth[None], moving=None if moving is None else moving[None],
     )  # fmt: skip
-    with progress_bar(total=len(segments)) as progress:
+    # An autocast around the call must not reach in: each part of a model chooses its own precision.
+    with progress_bar(total=len(segments)) as progress, torch.autocast(model.device.type, enabled=False):
         progress.update(len(parts))
         for result in results:
             part = {name: getattr(result, name)[0].cpu() for name in TENSORS}

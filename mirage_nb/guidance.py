@@ -8,8 +8,6 @@ completes the rest around them. No weight changes. `MemoryGuidance` does so in a
     pipe(image, ..., callback_on_step_end=guidance, callback_on_step_end_tensor_inputs=["latents"])
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +79,7 @@ class Shown:
     options: GuidanceOptions
 
     @staticmethod
-    def of(readouts: Sequence[Readout], options: GuidanceOptions, first_frame: bool = False) -> Shown:
+    def of(readouts: Sequence[Readout], options: GuidanceOptions, first_frame: bool = False) -> "Shown":
         """From B readouts of t latent frames. The first latent frame is the given image's: it is left to the generator,
         unless `first_frame` says otherwise."""
         tokens = torch.stack([readout.latents for readout in readouts]).transpose(1, 2).float()

@@ -4,8 +4,6 @@ The paper projects all points into each target camera and keeps, for each cell, 
 `reproject_reference` says exactly what a readout is, point by point. `reproject` gives the same result fast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -47,7 +45,7 @@ class Readout(Rows):
     index: Tensor
 
     @staticmethod
-    def empty(cameras: Cameras, channels: int, dtype=torch.float32) -> Readout:
+    def empty(cameras: Cameras, channels: int, dtype=torch.float32) -> "Readout":
         """A readout of nothing for cameras at latent size."""
         index = torch.full((len(cameras), *cameras.size), -1, device=cameras.c2w.device)
         nothing = torch.zeros(0, 3, device=index.device), torch.zeros(0, channels, dtype=dtype, device=index.device)

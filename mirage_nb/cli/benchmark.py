@@ -1,7 +1,7 @@
 """`mirage-nb benchmark`: what the memory costs, measured."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from tqdm import tqdm
@@ -18,20 +18,16 @@ def race(
     runs: Annotated[int, typer.Option(min=1, max=1000, help="Of every memory.")] = 5,
     chunks: Annotated[int, typer.Option(min=2, max=1000, help="Of a walk.")] = 12,
     model: Annotated[str | None, typer.Option(help="Folder of a model; by default the bundled one.")] = None,
-    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="By default a GPU, if there is one.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Race the memories against each other, stage by stage."""
     check_model_folder(model)
     claim(out, ("race.json",), overwrite)
-    import torch
-
     from mirage_nb.benchmarks.race import MEMORY_STAGES
     from mirage_nb.benchmarks.race import race as race_rooms
     from mirage_nb.benchmarks.report import CHUNK, PUBLISHED, stage_rows
 
-    on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    report = race_rooms(load_pipeline(model).to(on), runs, chunks, track=tqdm)
+    report = race_rooms(load_pipeline(model), runs, chunks, track=tqdm)
     early = min(CHUNK, len(report["memories"]["latent"]["chunks"]))
     for rows in (stage_rows(report, early, MEMORY_STAGES), stage_rows(report), PUBLISHED):
         print_table(rows)

@@ -67,7 +67,7 @@ def recording(
         raise ValueError(f"size: expected a multiple of 16, got {size}")
     check_model_folder(model)
     claim(out, RESULTS, overwrite)
-    from mirage_nb.data.recordings.rgbd import read_rgbd
+    from mirage_nb.data.recordings import read_rgbd
     from mirage_nb.evaluation import evaluate_recording
     from mirage_nb.viz import contact_sheet, write_png
 

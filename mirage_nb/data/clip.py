@@ -9,36 +9,22 @@ from mirage_nb.cameras import Cameras
 
 @dataclass
 class Clip:
-    """Posed frames with depth.
+    """Posed frames with depth."""
 
-    Args:
-        frames: (T, H, W, 3) uint8.
-        depth: (T, H, W) z-depth in metres; 0 = unknown, the sky too.
-        moving, sky: (T, H, W) bool; None where the source does not say.
-    """
-
-    frames: Tensor
-    depth: Tensor
-    cameras: Cameras
-    moving: Tensor | None = None
-    sky: Tensor | None = None
+    frames: Tensor  # (T, H, W, 3) uint8
+    depth: Tensor  # (T, H, W) z-depth in metres; 0 = unknown, the sky too
+    cameras: Cameras  # T
+    moving: Tensor | None = None  # (T, H, W) bool; None where the source does not say
+    sky: Tensor | None = None  # the same
 
 
 @dataclass
 class Scene:
-    """A first frame and the path of the camera.
+    """A first frame and the path of the camera."""
 
-    Args:
-        image: (H, W, 3) uint8.
-        cameras: T, the image's first.
-        depth: (T, H, W) metres, or (1, H, W) of the first frame only; None where it must be estimated.
-        truth: (T, H, W, 3) uint8, the true video along the path, if there is one.
-        note: what the user should know about the source, such as where the intrinsics come from.
-    """
-
-    image: Tensor
-    cameras: Cameras
-    depth: Tensor | None = None
-    truth: Tensor | None = None
+    image: Tensor  # (H, W, 3) uint8
+    cameras: Cameras  # T, the image's first
+    depth: Tensor | None = None  # (T, H, W) metres, or (1, H, W) of the first frame; None where it must be estimated
+    truth: Tensor | None = None  # (T, H, W, 3) uint8, the true video along the path, if there is one
     prompt: str | None = None
-    note: str = ""
+    note: str = ""  # what the user should know about the source, such as where the intrinsics come from

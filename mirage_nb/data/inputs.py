@@ -14,8 +14,7 @@ from torch import Tensor
 from mirage_nb.cameras import Cameras, default_intrinsics
 from mirage_nb.data.clip import Scene
 from mirage_nb.data.images import centre_crop_resize, open_picture, undistort
-from mirage_nb.data.recordings.posed_video import VIDEOS, load_recording, read_posed_video
-from mirage_nb.data.recordings.rgbd import read_rgbd
+from mirage_nb.data.recordings import VIDEOS, load_recording, read_posed_video, read_rgbd
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.formats import Trajectory, load_trajectory
 from mirage_nb.formats.agreement import moved

@@ -136,11 +136,10 @@ def evaluate_rooms(
     groups = [list(seeds[i : i + batch]) for i in range(0, len(seeds), batch)]
     for group, (name, method) in track(list(product(groups, methods.items()))):
         walked = walk(pipe, method, [clips[seed] for seed in group], group, steps=num_inference_steps)
-        seconds = sum(sum(segment.seconds.values()) for segment in walked.segments) / len(walked.segments) / len(group)
         for scene, (seed, memory) in enumerate(zip(group, walked.memories)):
             frames = videos[seed][name] = walked.frames[scene]
             figures[seed][name] = measure(frames, clips[seed].frames, walked.covered(scene), lag) | {
-                "seconds_per_segment": seconds, "bytes": float(memory.nbytes), "tokens": float(len(memory)),
+                "bytes": float(memory.nbytes), "tokens": float(len(memory)),
             }  # fmt: skip
     means = {name: summaries([room[name] for room in figures.values()]) for name in methods}
     settings = dict(seeds=list(seeds), frames=num_frames, num_inference_steps=num_inference_steps, revisit_lag=lag)

@@ -4,8 +4,6 @@ Numbers alone do not say whether a matrix is c2w or w2c, whose axes it has, or w
 a surface that is lifted from one frame lies, in another frame, at the depth that was measured there.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -48,7 +46,7 @@ class Reading:
         if not known or not 0 < min(self.pose_unit, self.depth_unit) < float("inf"):
             raise ValueError(f"expected known axes and depth_kind, and positive units, got {self}")
 
-    def options(self, other: Reading) -> str:
+    def options(self, other: "Reading") -> str:
         """The options of the command line that change another reading to this one."""
         changed = {name: value for name, value in vars(self).items() if value != getattr(other, name)}
         flags = {True: "--w2c", False: "--no-w2c"}

@@ -1,7 +1,5 @@
 """A camera path as a file gives it, and what the readers of all formats share: text, matrices, names of pictures."""
 
-from __future__ import annotations
-
 import json
 import re
 import warnings
@@ -62,7 +60,7 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.c2w)
 
-    def __getitem__(self, index: slice | list[int]) -> Trajectory:
+    def __getitem__(self, index: slice | list[int]) -> "Trajectory":
         numbers, values = torch.arange(len(self))[index].tolist(), vars(self).items()
         parts = {k: v[numbers] for k, v in values if isinstance(v, Tensor)}
         return replace(self, **parts, **{k: [v[i] for i in numbers] for k, v in values if isinstance(v, list)})
@@ -84,7 +82,7 @@ class Trajectory:
             warnings.warn(f"trajectory: its normalised lens makes {pixels}: is it another picture's?", stacklevel=3)
         return Cameras(self.c2w, rows, size)
 
-    def existing(self) -> Trajectory:
+    def existing(self) -> "Trajectory":
         """The part whose pictures and depths are there; a warning says how many are not, FileNotFoundError if none."""
         rows = list(zip(*(files for files in (self.pictures, self.depths) if files)))
         lost = {i: file for i, files in enumerate(rows) for file in files if not file.is_file()}

@@ -1,8 +1,6 @@
 """How the video pipelines of diffusers lay out, scale and pack their latents: what a memory must know of them, since it
 holds what the denoiser works on. Strides and statistics come from the pipeline and its VAE."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +34,7 @@ class LatentFormat:
     latent_step: int  # pixel frames per latent frame
 
     @staticmethod
-    def of(pipe) -> LatentFormat:
+    def of(pipe) -> "LatentFormat":
         """The form of a pipeline's latents; ValueError for a class that is not in LAYOUTS."""
         layout = next((LAYOUTS[kind.__name__] for kind in type(pipe).__mro__ if kind.__name__ in LAYOUTS), None)
         if layout is None:

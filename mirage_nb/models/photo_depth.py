@@ -1,7 +1,5 @@
 """Depth for photos: any depth model of `transformers`, behind the contract of `MirageDepthModel.predict`."""
 
-from __future__ import annotations
-
 import torch
 import transformers
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -56,7 +54,7 @@ class TransformersDepth(ModelMixin, ConfigMixin):
         self.processor = getattr(transformers, processor_config["image_processor_type"]).from_dict(processor_config)
 
     @classmethod
-    def from_transformers(cls, name: str = DEPTH_ANYTHING) -> TransformersDepth:
+    def from_transformers(cls, name: str = DEPTH_ANYTHING) -> "TransformersDepth":
         """Load a depth model by its name on the hub, or from a folder; see `load_pretrained` for its errors."""
         model, processor = load_pretrained("depth", "depth model", str(name), "AutoModelForDepthEstimation")
         settings = processor.to_dict() | {"image_processor_type": type(processor).__name__}

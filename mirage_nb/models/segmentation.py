@@ -1,7 +1,5 @@
 """What moves and what is sky, named by class (in the paper by a language model): a segmentation model for stage 4."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -42,7 +40,7 @@ class TransformersSegmentation:
         self.moving = sorted(set().union(*indices.values()))
 
     @classmethod
-    def from_transformers(cls, name: str, masked: Sequence[str] | None = None) -> TransformersSegmentation:
+    def from_transformers(cls, name: str, masked: Sequence[str] | None = None) -> "TransformersSegmentation":
         """Load a Mask2Former, EoMT, SegFormer ... by its name on the hub, or from a folder; see `load_pretrained`."""
         autos = ("AutoModelForUniversalSegmentation", "AutoModelForSemanticSegmentation")
         model, processor = load_pretrained("mask_estimator", "segmentation model", str(name), *autos)

@@ -4,8 +4,6 @@ Parameters have the names of diffusers' `WanTransformer3DModel` and its VACE sib
 frame, free temporal positions, reference frames that the branch does not see, and a form without text.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import warnings
@@ -202,7 +200,7 @@ class MirageTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return block(*args)
 
     @classmethod
-    def from_wan(cls, backbone) -> MirageTransformer3DModel:
+    def from_wan(cls, backbone) -> "MirageTransformer3DModel":
         """Put a memory branch on a diffusers `WanTransformer3DModel`, whose modules the new model shares.
 
         The branch begins with copies of every second block, and its output projections are zero: a fresh branch

@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from mirage_nb.cameras import Cameras
 from mirage_nb.data.clip import Clip
-from mirage_nb.data.recordings.posed_video import load_recording
-from mirage_nb.data.recordings.rgbd import read_rgbd
+from mirage_nb.data.recordings import load_recording, read_rgbd
 from mirage_nb.data.rooms.room import Room
 from mirage_nb.files import remove_stale
 from mirage_nb.memory.io import is_whole, load_tensors, save_tensors

@@ -1,7 +1,5 @@
 """Walks as the transformer's recipe needs them: latents, depth and cameras at latent resolution."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +33,7 @@ class EncodedWalks:
 
     @staticmethod
     @torch.no_grad()
-    def encode(walks: Walks, vae, depth_model) -> EncodedWalks:
+    def encode(walks: Walks, vae, depth_model) -> "EncodedWalks":
         """Encode all frames, with the frozen VAE and the depth network that is used to generate."""
         stride, device, rows = spatial_stride(vae), vae.device, []
         for walk in tqdm(range(len(walks)), desc="encode", disable=None):

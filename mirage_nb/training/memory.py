@@ -4,8 +4,6 @@ A sample's memory is built as at inference, by our own `lift` and `reproject`. I
 use depth is estimated and past frames are generated.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,7 +105,7 @@ class Batch(NamedTuple):
     sigma: Tensor  # (B, T), 0 for the clean first frame
     context: Context
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> "Batch":
         return Batch(*(part.to(device) for part in self))
 
     def error(self, model: nn.Module) -> Tensor:

@@ -19,7 +19,7 @@ def run(*args) -> tuple[int, str]:
 def test_race(tmp_path):
     MiragePipeline(**build_micro()).save_pretrained(tmp_path / "model")
     options = "--model", tmp_path / "model", "--out", tmp_path
-    code, text = run("race", "--runs", 1, "--chunks", 2, "--device", "cpu", *options)
+    code, text = run("race", "--runs", 1, "--chunks", 2, *options)
     assert code == 0, text
     report = json.loads((tmp_path / "race.json").read_text())
     assert report["settings"]["runs"] == 1 and report["machine"]["device"] == "cpu" and "command" in report

@@ -5,8 +5,6 @@ intersects its rays with its k-th candidate. So the cost depends on what a tile 
 Rays have camera-space z = 1, so that the ray parameter of a hit is its z-depth.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -37,7 +35,7 @@ class Primitives:
     motion: Tensor  # (P, 3) amplitude of a swing, 0 for what stands still
     phase: Tensor  # (P,) of the swing, radians
 
-    def at(self, time: float) -> Primitives:
+    def at(self, time: float) -> "Primitives":
         """The scene at a time in frames: bodies swing along `motion` with a period of 60 frames."""
         swing = torch.sin(self.phase + time * (2 * torch.pi / 60.0))
         return replace(self, centre=self.centre + self.motion * swing[:, None])

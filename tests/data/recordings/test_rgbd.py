@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.data.recordings import rgbd
-from mirage_nb.data.recordings.rgbd import DEPTH_TO_COLOUR, read_rgbd, register
+from mirage_nb.data.recordings import DEPTH_TO_COLOUR, read_rgbd, register, rgbd
 from mirage_nb.formats.agreement import Reading, agreement, check_reading
 from mirage_nb.formats.trajectory import OPENGL
 from mirage_nb.paths import camera_path
