@@ -1,11 +1,9 @@
 """The race of the memories: what each costs, stage by stage and chunk by chunk, and how well its loop closes."""
 
 import platform
-import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -35,10 +33,7 @@ def one_thread() -> Iterator[None]:
 
 def machine(device: torch.device) -> dict:
     """What the figures are measured on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    name = named[1] if named else platform.machine()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"device": device.type, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 

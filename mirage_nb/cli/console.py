@@ -77,7 +77,7 @@ def check_files(folders: bool = False, **paths: str | Path | None) -> None:
 class Report(Schema):
     """What every report begins with."""
 
-    command: str = Field(pattern=f"^{OURS} ")
+    command: str = Field(pattern=f"^{OURS}( |$)")
 
 
 def claim(folder: Path, names: tuple[str, ...], overwrite: bool = False) -> None:

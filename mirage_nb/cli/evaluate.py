@@ -56,7 +56,6 @@ def recording(
     folder: Annotated[Path, typer.Argument(help="An RGB-D recording in the layout of 7-Scenes.")], out: Out,
     frames: Annotated[int, typer.Option(min=2, max=10_000, help="How many frames of it, from the first.")] = 49,
     memory: Memories = "latent,none",
-    own_depth: Annotated[bool, typer.Option(help="Estimate the depth of all frames but the first.")] = False,
     size: Annotated[int, typer.Option(min=16, max=1024, help="Edge of the square pictures, a multiple of 16.")] = 128,
     noises: Annotated[int, typer.Option(min=1, max=MOST, help="How many times, each from other noise.")] = 4,
     steps: Steps = 2, conditioning: Conditioning = None, model: Model = None, overwrite: Overwrite = False,
@@ -74,10 +73,8 @@ def recording(
     names, clip = _names(memory, conditioning), read_rgbd(folder, (size, size), slice(frames))
     if len(clip.frames) < frames:
         raise ValueError(f"frames: expected at most the {len(clip.frames)} of {folder}, got {frames}")
-    pipe, given = load_pipeline(model), not own_depth
-    report, videos = evaluate_recording(
-        pipe, clip, names, seeds=range(noises), num_inference_steps=steps, given_depth=given, track=tqdm
-    )
+    pipe, seeds = load_pipeline(model), range(noises)
+    report, videos = evaluate_recording(pipe, clip, names, seeds=seeds, num_inference_steps=steps, track=tqdm)
     _finish(out / "report.json", report)
     typer.echo(f"the first memory covers {report['covered']:.0%} of the pixels")
     write_png(out / "contact.png", contact_sheet(videos, title=f"{folder.name}, {frames} frames", tile=size))

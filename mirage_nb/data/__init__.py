@@ -5,8 +5,3 @@ from mirage_nb.data.images import centre_crop_resize
 from mirage_nb.data.inputs import choose_path, read_input, read_photo
 from mirage_nb.data.recordings import read_posed_video, read_rgbd
 from mirage_nb.data.rooms.room import Room
-
-__all__ = [
-    "Clip", "Room", "Scene", "centre_crop_resize", "choose_path", "read_input", "read_photo", "read_posed_video",
-    "read_rgbd",
-]  # fmt: skip

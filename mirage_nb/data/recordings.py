@@ -97,11 +97,10 @@ def _videos(source: Path) -> list[Path]:
 
 
 def _decode(video: Path, wanted: range, total: int) -> Iterator[Image.Image]:
-    """The wanted frames of a video, upright, with square pixels. Where all to the end are wanted, the number of frames
-    must be `total`."""
+    """The wanted frames of a video, upright, with square pixels; it must have `total` frames."""
     import av
 
-    count, last = 0, max(wanted)
+    count = 0
     try:
         with av.open(str(video)) as container:
             if not container.streams.video:
@@ -112,11 +111,9 @@ def _decode(video: Path, wanted: range, total: int) -> Iterator[Image.Image]:
                     frame = frame.reformat(width=round(frame.width * shape)) if shape != 1 else frame
                     image = frame.to_ndarray(format="rgb24")
                     yield Image.fromarray(np.rot90(image, round(getattr(frame, "rotation", 0) / 90)).copy())
-                if count > last and total != last + 1:  # the rest is not needed
-                    return
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{video}: can't be read as a video ({error})") from None
-    if count <= last or total == last + 1 != count:
+    if count != total:
         raise ValueError(f"{video}: expected a pose for each frame, got {count} and {total} poses")
 
 

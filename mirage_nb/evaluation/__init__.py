@@ -2,8 +2,3 @@
 
 from mirage_nb.evaluation.metrics import as_pixel_mask, closed_loop_psnr, gradient_energy, measure, psnr
 from mirage_nb.evaluation.walks import Method, evaluate_recording, evaluate_rooms, there_and_back_room
-
-__all__ = [
-    "Method", "as_pixel_mask", "closed_loop_psnr", "evaluate_recording", "evaluate_rooms", "gradient_energy",
-    "measure", "psnr", "there_and_back_room",
-]  # fmt: skip

@@ -148,24 +148,23 @@ def evaluate_rooms(
 
 def evaluate_recording(
     pipe, clip: Clip, memories: Sequence[str] = ("latent", "none"), *, seeds: Sequence[int] = range(4),
-    num_inference_steps: int = 2, given_depth: bool = True, track: Callable[[Iterable], Iterable] = iter,
+    num_inference_steps: int = 2, track: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[dict, dict[str, Tensor]]:  # fmt: skip
-    """Walk the path of a recording with each memory, once for each noise.
+    """Walk the path of a recording with each memory and the recorded depth, once for each noise.
 
     Args:
         memories: names; `psnr_to_truth_covered` of all of them is measured at the pixels that the first one shows.
         seeds: of the noise. The report's intervals are over them, and `track` goes through them.
-        given_depth: use the recorded depth of every frame, otherwise that of the first frame alone.
 
     Returns:
         A report, `methods.NAME.METRIC.{mean,ci95}` of `psnr_to_truth` and `psnr_to_truth_covered` in dB, and the share
         of `covered` pixels; and the videos of the first seed, {"recorded": (T, H, W, 3), NAME: ...}.
     """
-    methods, depth = methods_by_name(pipe, memories), clip.depth if given_depth else clip.depth[:1]
+    methods = methods_by_name(pipe, memories)
     figures, videos, shares = {name: [] for name in methods}, {"recorded": clip.frames}, []
     for seed in track(seeds):
         for name, method in methods.items():
-            walked = walk(pipe, method, [clip], [seed], steps=num_inference_steps, depth=depth[None])
+            walked = walk(pipe, method, [clip], [seed], steps=num_inference_steps, depth=clip.depth[None])
             videos.setdefault(name, walked.frames[0])
             if name == memories[0]:
                 covered = walked.covered(0)
@@ -173,5 +172,5 @@ def evaluate_recording(
             whole, part = (mean_psnr(walked.frames[0], clip.frames, where) for where in (None, covered))
             figures[name].append({"psnr_to_truth": whole, "psnr_to_truth_covered": part})
     means = {name: summaries(rows) for name, rows in figures.items()}
-    settings = dict(frames=len(clip.frames), seeds=list(seeds), given_depth=given_depth)
+    settings = dict(frames=len(clip.frames), seeds=list(seeds))
     return {"settings": settings, "methods": means, "covered": sum(shares) / len(shares)}, videos

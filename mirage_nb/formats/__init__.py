@@ -2,5 +2,3 @@
 
 from mirage_nb.formats.readers import FORMATS, load_trajectory
 from mirage_nb.formats.trajectory import Trajectory
-
-__all__ = ["FORMATS", "Trajectory", "load_trajectory"]

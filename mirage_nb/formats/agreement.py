@@ -136,6 +136,12 @@ def check_reading(
             at = int(better.nonzero()[0])  # where the depth is noisy, at the larger differences only
             options = replace(chosen, **change).options(native) or "the format's own reading"
             words = f" as they are read, {share[at]:.0%} do with {options}"
+    metres, moving = read_as(chosen, native, depth, cameras)
+    step, far = moving.centers.diff(dim=0).norm(dim=1), metres.max()
+    if not words and len(step) and step.median() > far:
+        raise ValueError(
+            f"{where}the camera moves {step.median():.3g} m a frame and sees {far:.3g} m far (--pose-unit)"
+        )
     if words or 0 < given[-1] < ROUGHLY:
         within = f"{given[at]:.0%} of the points fit within {TOLERANCES[at]:.0%}"
         raise ValueError(f"{where}depth and poses do not agree: {within}{words}")

@@ -65,7 +65,9 @@ def read_matrices(patterns: Sequence[str], calibration: str, path: Path) -> Traj
     """Files with a 4x4 c2w matrix for each frame; pictures, and perhaps depth (millimetres), of the same names. Poses
     that are NaN or infinite (tracking lost) are left out with a warning."""
     folder = path.parents[patterns[0].count("/")]
-    poses, *files = ({x.name.split(".")[0]: x for x in folder.glob(pattern)} for pattern in patterns)
+    # Of two files of one name (a depth map, and the same as another camera sees it) the shorter name is the format's.
+    found = (sorted(folder.glob(pattern), key=lambda x: -len(x.name)) for pattern in patterns)
+    poses, *files = ({x.name.split(".")[0]: x for x in each if x.name[0] != "."} for each in found)
     names = sorted(poses, key=common.natural_order)
     c2w = as_matrices("pose", np.stack([common.read_numbers(poses[name], 4) for name in names]))
     tracked = c2w.isfinite().all(2).all(1).tolist()
@@ -94,10 +96,15 @@ def read_nerfstudio(path: Path) -> Trajectory:
     for frame in frames:
         common.refuse_lens("a fisheye" if frame.get("is_fisheye") else frame.get("camera_model") or "OPENCV")
     c2w, files = as_matrices("transform_matrix", [frame["transform_matrix"] for frame in frames]) @ OPENGL, {}
-    if all("file_path" in frame for frame in frames):
-        files["pictures"] = common.find_pictures([frame["file_path"] for frame in frames], [path.parent])
-        if all(frame.get("depth_file_path") for frame in frames):
-            files["depths"] = [path.parent / frame["depth_file_path"] for frame in frames]
+    named = {key: [frame[key] for frame in frames if frame.get(key)] for key in ("file_path", "depth_file_path")}
+    if 0 < (count := len(named["file_path"])) < len(frames):
+        raise ValueError(f"file_path: expected it in each of {len(frames)} frames, found it in {count}")
+    if named["file_path"]:
+        files["pictures"] = common.find_pictures(named["file_path"], [path.parent])
+        if 0 < (count := len(named["depth_file_path"])) < len(frames):
+            warnings.warn(f"depth_file_path: {count} of {len(frames)} frames have it; depth is not used")
+        elif count:
+            files["depths"] = [path.parent / name for name in named["depth_file_path"]]
     files["reading"] = Reading("opengl", depth_unit=1 / content.get("depth_unit_scale_factor", 1e-3))
     sizes = [
         (int(frame["h"]), int(frame["w"])) if "h" in frame and "w" in frame
@@ -201,7 +208,7 @@ def _signs(file: Path) -> set[str | int]:
         first = [float(word) for word in next(common.data_lines(text), "").split()]
     except ValueError:
         return set()
-    heading = text.split("\n", 1)[0].lower()
+    heading = "\n".join(line for line in text.splitlines() if line.startswith("#")).lower()
     qw_first = len(first) == 8 and (0 <= heading.find("qw") < heading.find("qx") or first[0] > NANOSECONDS)
     return {"qw first" if qw_first else len(first)}
 
@@ -233,7 +240,16 @@ def load_trajectory(path: str | Path) -> Trajectory:
     try:
         format, file = _find(path)
         trajectory = format.read(file)
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
         message = f"{error} is missing" if isinstance(error, KeyError) else f"it is malformed ({error})"
         message = error if isinstance(error, ValueError) else message
         raise ValueError(f"trajectory: {path}: {message}") from error

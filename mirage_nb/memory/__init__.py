@@ -3,5 +3,3 @@
 from mirage_nb.memory.base import Memory
 from mirage_nb.memory.baselines import MEMORIES, NoMemory, RGBPointCloud, make_memory
 from mirage_nb.memory.grid import POLICIES, LatentGrid
-
-__all__ = ["MEMORIES", "POLICIES", "LatentGrid", "Memory", "NoMemory", "RGBPointCloud", "make_memory"]

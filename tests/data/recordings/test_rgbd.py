@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from mirage_nb.cameras import Cameras
-from mirage_nb.data.recordings import DEPTH_TO_COLOUR, read_rgbd, register, rgbd
+from mirage_nb.data import recordings as rgbd
+from mirage_nb.data.recordings import DEPTH_TO_COLOUR, read_rgbd, register
 from mirage_nb.formats.agreement import Reading, agreement, check_reading
 from mirage_nb.formats.trajectory import OPENGL
 from mirage_nb.paths import camera_path
