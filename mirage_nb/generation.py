@@ -41,7 +41,8 @@ class MirageOutput(BaseOutput):
         memory: the memory after the walk; pass it to the next call to walk on.
         report: JSON-able. `depth_fit`: how well the estimated depth fits the memory's (`fit_report`), None where it was
             given. `segments[i].seconds.{read,denoise,decode,depth,write}`, `segments[i].tokens`,
-            `memory.{kind,tokens,bytes}`, `seed`, `num_inference_steps`, `versions`.
+            `memory.{kind,tokens,bytes}`, `seed`, `versions`; of a `MiragePipeline` `num_inference_steps` and
+            `conditioning`, too.
         latents: (t, C, h, w) of the latent frames, the image's first.
         depth: (t, H, W) z-depth in metres of the latent frames, as it was written.
         visibility: (t, h, w) bool, the cells that the memory showed when a frame was made.

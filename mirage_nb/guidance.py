@@ -62,7 +62,7 @@ def noise_level(scheduler, step: int) -> tuple[float, float]:
     """
     if step + 1 >= len(scheduler.timesteps):
         return 1.0, 0.0
-    # A scheduler that is stepping may look at its own position and not at the time: so it is asked for both.
+    # After a step the scheduler's own position is that of this time, too: some schedulers look at the position alone.
     time = scheduler.timesteps[step + 1 : step + 2]
     one, zero = torch.ones(1, device=time.device), torch.zeros(1, device=time.device)
     if hasattr(scheduler, "add_noise"):

@@ -2,7 +2,6 @@
 
 import inspect
 import time
-from collections.abc import Mapping
 
 import torch
 from PIL import Image
@@ -97,8 +96,6 @@ class DiffusersModel:
         return latents, video * 2 - 1
 
     def fingerprint(self) -> dict[str, str]:
-        plain = {name: value for name, value in self.options.items() if not isinstance(value, Mapping)}
-        tensors = [value for value in plain.values() if isinstance(value, Tensor)]
-        words = {name: value for name, value in plain.items() if not isinstance(value, Tensor)}
-        options = digest(words, *tensors, self.guidance, self.new_frames)
+        options = [part for option in sorted(self.options.items()) for part in option]  # names and values
+        options = digest(*options, self.guidance, self.new_frames)
         return {"options": options, "model": model_digest(self.pipe.components)}
