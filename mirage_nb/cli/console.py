@@ -131,9 +131,9 @@ def save_report(path: Path, report: dict) -> None:
 def print_table(rows: list[list[str]], title: str | None = None) -> None:
     """Print rows of words, the first row the head."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*rows[0], title=title)
+    table = Table(Column(rows[0][0], no_wrap=True), *rows[0][1:], title=title)  # names stay whole
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)
